@@ -355,17 +355,27 @@ func TestSpawningNeverMakesTheSocketBlock(t *testing.T) {
 	})
 }
 
-// The twin: what any holder of any copy does to the flag, the test above sees.
-func TestOneChildCanMakeTheSocketBlockForAll(t *testing.T) {
+// The twin: the usual way to hand a listener to a child, its File, clears the
+// flag for all, and the test above would see it.
+func TestFileOfAListenerMakesTheSocketBlock(t *testing.T) {
 	s := mustBind(t, "tcp://127.0.0.1:0")
-	child, err := unix.FcntlInt(uintptr(s.FD()), unix.F_DUPFD_CLOEXEC, 3)
+	fd, err := unix.FcntlInt(uintptr(s.FD()), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(child)
-	if err := unix.SetNonblock(child, false); err != nil {
+	copied := os.NewFile(uintptr(fd), "listener")
+	defer copied.Close()
+	ln, err := net.FileListener(copied)
+	if err != nil {
 		t.Fatal(err)
 	}
+	defer ln.Close()
+	file, err := ln.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	file.Fd() // as os/exec asks for the number
 	if nonblock, _ := flags(t, s); nonblock {
 		t.Error("O_NONBLOCK is still set, want it cleared through the copy")
 	}

@@ -3,9 +3,8 @@
 // stops them without a reset for anyone who was already connected.
 //
 // A Socket is a plain descriptor and no net.Listener: O_NONBLOCK belongs to the
-// description that all workers share, and before Go 1.26 handing a listener's
-// File to a child cleared it, so that everyone blocked in accept
-// (golang/go#29277). It also survives whatever a finalizer may close.
+// description that all workers share, and handing a listener's File to a child
+// clears it, so that everyone blocks in accept (golang/go#29277).
 package listen
 
 import (
