@@ -1,0 +1,83 @@
+// Package notify speaks the systemd notification protocol, both sides of it: a supervisor listens
+// on a datagram socket named by NOTIFY_SOCKET, those below it send assignments (READY=1) and
+// descriptors, and the kernel says who sent them. Descriptors come back at the next start as
+// LISTEN_FDS. Programs written for systemd work with it unchanged.
+//
+// One thing is added: a question. Ask sends one end of a socket pair along with the assignments
+// and waits for a packet on the other; a supervisor that does not know the question closes the
+// descriptor, which the asker sees at once as ErrNoAnswer.
+package notify
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Assignments of the protocol that take no value of their own.
+const (
+	Ready         = "READY=1"
+	Stopping      = "STOPPING=1"
+	Reloading     = "RELOADING=1"
+	StoreFD       = "FDSTORE=1"
+	RemoveFD      = "FDSTOREREMOVE=1"
+	WatchdogAlive = "WATCHDOG=1"
+)
+
+// Variables of the protocol.
+const (
+	SocketVariable = "NOTIFY_SOCKET"
+	FDsVariable    = "LISTEN_FDS"
+	NamesVariable  = "LISTEN_FDNAMES"
+	PIDVariable    = "LISTEN_PID"
+)
+
+// Variables and values of our own.
+const (
+	RoleVariable       = "X_REVENANT_ROLE"
+	InstanceVariable   = "X_REVENANT_INSTANCE"
+	GenerationVariable = "X_REVENANT_GENERATION"
+	KeeperPIDVariable  = "X_REVENANT_KEEPER_PID"
+
+	RoleMaster = "master"
+	RoleWorker = "worker"
+
+	WorkerInstanceVariable   = "REVENANT_INSTANCE"
+	WorkerVariable           = "REVENANT_WORKER"
+	WorkerSlotVariable       = "REVENANT_SLOT"
+	WorkerGenerationVariable = "REVENANT_GENERATION"
+)
+
+// Limits of the protocol: longer messages are neither sent nor received whole, and the kernel
+// passes no more descriptors at once.
+const (
+	maxMessage = 4096
+	maxFiles   = 253
+)
+
+var (
+	// ErrNoSupervisor is what a nil Client says to a question.
+	ErrNoSupervisor = errors.New("no supervisor listens: NOTIFY_SOCKET is not set")
+	// ErrNoAnswer says that the supervisor closed a question without an answer, as one that does not know it will.
+	ErrNoAnswer = errors.New("the supervisor gave no answer")
+)
+
+// FDName is the assignment that names the descriptors sent with it.
+func FDName(name string) string { return "FDNAME=" + EscapeName(name) }
+
+// join makes one datagram of the assignments. A line break within one would forge another.
+func join(state []string) ([]byte, error) {
+	if len(state) == 0 {
+		return nil, errors.New("cannot notify: nothing to say")
+	}
+	for _, s := range state {
+		if strings.ContainsRune(s, '\n') || !strings.Contains(s, "=") {
+			return nil, fmt.Errorf("cannot notify: %q is not one NAME=value", s)
+		}
+	}
+	text := strings.Join(state, "\n")
+	if len(text) > maxMessage {
+		return nil, fmt.Errorf("cannot notify: %d bytes are more than the %d of one message", len(text), maxMessage)
+	}
+	return []byte(text), nil
+}
