@@ -1,0 +1,264 @@
+package keeper
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"revenant/supervisor/notify"
+)
+
+// The test binary plays every process: by role, the keeper under test or a bystander that breaks
+// its rules; by X_REVENANT_ROLE, a master; by REVENANT_WORKER, a worker.
+func TestMain(m *testing.M) {
+	switch role := os.Getenv("KEEPER_TEST_ROLE"); {
+	case os.Getenv(notify.WorkerVariable) != "":
+		playWorker()
+	case os.Getenv(notify.RoleVariable) == notify.RoleMaster:
+		playMaster()
+	case role == "keeper":
+		playKeeper()
+	case role == "bystander":
+		playBystander()
+	case role == "thief":
+		playThief()
+	default:
+		os.Exit(m.Run())
+	}
+}
+
+// lifetime bounds every fake, should the test that made it be killed.
+const lifetime = 120 * time.Second
+
+func must(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(99)
+	}
+}
+
+func mountProc() {
+	if os.Getpid() == 1 {
+		must(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+		must(unix.Mount("proc", "/proc", "proc", 0, ""))
+	}
+}
+
+func playKeeper() {
+	mountProc()
+	drain, err := time.ParseDuration(os.Getenv("KEEPER_TEST_DRAIN"))
+	must(err)
+	environ := slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "KEEPER_TEST_ROLE=") })
+	os.Exit(Run(Config{
+		Instance:     os.Getenv("KEEPER_TEST_INSTANCE"),
+		Executable:   os.Getenv("KEEPER_TEST_EXECUTABLE"),
+		Args:         []string{"--flag", "value"},
+		Environ:      append(environ, "PATH=/nowhere"),
+		DrainTimeout: drain,
+		Logger:       slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}))
+}
+
+// playMaster asks the test what to do, does it, and says what came of it.
+func playMaster() {
+	time.AfterFunc(lifetime, func() { os.Exit(98) })
+	report, err := notify.Dial(os.Getenv("KEEPER_TEST_REPORT"))
+	must(err)
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals, caught()...)
+	go func() {
+		for s := range signals {
+			must(report.Send("X_MASTER="+os.Getenv(notify.GenerationVariable), "X_SIGNAL="+unix.SignalName(s.(syscall.Signal))))
+		}
+	}()
+	os.Setenv(notify.PIDVariable, strconv.Itoa(os.Getpid()))
+	inherited := notify.Inherited(os.Getenv)
+	if len(inherited) == 0 || inherited[0].Name != "lifeline" {
+		must(fmt.Errorf("inherited %v", inherited))
+	}
+	lifeline := inherited[0].File()
+	go func() {
+		lifeline.Read(make([]byte, 1))
+		must(report.Send("X_LIFELINE=eof"))
+		os.Exit(9)
+	}()
+	if code := os.Getenv("KEEPER_TEST_EXIT"); code != "" {
+		n, _ := strconv.Atoi(code)
+		os.Exit(n)
+	}
+	result := ""
+	for {
+		answer, err := report.Ask(context.Background(), "X_MASTER="+os.Getenv(notify.GenerationVariable), "X_RESULT="+result)
+		must(err)
+		order, _ := answer.Value("X_DO")
+		result, err = obey(strings.Fields(order), inherited)
+		if err != nil {
+			result = "error: " + strings.ReplaceAll(err.Error(), "\n", "; ")
+		}
+	}
+}
+
+func obey(order []string, inherited []notify.NamedFile) (string, error) {
+	keeper, err := notify.FromEnv()
+	must(err)
+	argument := func(i int) int { n, err := strconv.Atoi(order[i]); must(err); return n }
+	switch order[0] {
+	case "say":
+		return "", keeper.Send(order[1:]...)
+	case "exit":
+		os.Exit(argument(1))
+	case "die": // say and die at once: the message is in the keeper's queue when the death is seen
+		must(keeper.Send(order[1:]...))
+		unix.Kill(os.Getpid(), unix.SIGKILL)
+	case "listen": // name, and "die" to be killed with the message just sent
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		must(err)
+		raw, err := l.(*net.TCPListener).SyscallConn()
+		must(err)
+		var cookie uint64
+		raw.Control(func(fd uintptr) {
+			err = keeper.SendFiles([]int{int(fd)}, notify.StoreFD, "FDNAME="+order[1])
+			cookie, _ = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_COOKIE)
+		})
+		if len(order) > 2 {
+			unix.Kill(os.Getpid(), unix.SIGKILL)
+		}
+		l.Close()
+		return fmt.Sprintf("%s %d", l.Addr(), cookie), err
+	case "inherited":
+		var all []string
+		for _, f := range inherited[1:] {
+			cookie, _ := unix.GetsockoptUint64(f.FD, unix.SOL_SOCKET, unix.SO_COOKIE)
+			flags, _ := unix.FcntlInt(uintptr(f.FD), unix.F_GETFL, 0)
+			all = append(all, fmt.Sprintf("%s cookie=%d nonblock=%v", f.Name, cookie, flags&unix.O_NONBLOCK != 0))
+		}
+		return strings.Join(all, ","), nil
+	case "accept": // one connection on the first stored listener
+		l, err := net.FileListener(inherited[1].File())
+		must(err)
+		conn, err := l.Accept()
+		must(err)
+		fmt.Fprint(conn, "hello")
+		return "", conn.Close()
+	case "worker": // id, manner
+		return startWorker(order[1], order[2])
+	case "stranger": // stays until it is killed
+		return "", exec.Command("/bin/sh", "-c", "/bin/sleep 100 & exit").Run()
+	case "orphans": // count
+		return "", makeOrphans(argument(1))
+	case "statuses": // count, collected while others are orphaned
+		return "", checkStatuses(argument(1))
+	case "both": // orphans, statuses
+		orphaned := make(chan error, 1)
+		go func() { orphaned <- makeOrphans(argument(1)) }()
+		if err := checkStatuses(argument(2)); err != nil {
+			return "", err
+		}
+		return "", <-orphaned
+	case "describe":
+		descriptors := []string{}
+		for _, fd := range numbered("/proc/self/fd") {
+			if to, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil && !strings.HasPrefix(to, "anon_inode") {
+				descriptors = append(descriptors, fmt.Sprintf("%d:%s", fd, to))
+			}
+		}
+		pgid, _ := unix.Getpgid(0)
+		ignored := ""
+		status, _ := os.ReadFile("/proc/self/status")
+		for line := range strings.Lines(string(status)) {
+			if strings.HasPrefix(line, "SigIgn:") {
+				ignored = strings.TrimSpace(strings.TrimPrefix(line, "SigIgn:"))
+			}
+		}
+		return fmt.Sprintf("args=%q group=%v ignored=%s keeper=%v procs=%s path=%s", os.Args, pgid == os.Getpid(), ignored,
+			os.Getenv(notify.KeeperPIDVariable) == strconv.Itoa(os.Getppid()), os.Getenv("GOMAXPROCS"), os.Getenv("PATH")), nil
+	}
+	return "", fmt.Errorf("unknown order %q", order)
+}
+
+// makeOrphans makes processes whose parents die at once, in a shell, which forks faster than we do.
+func makeOrphans(count int) error {
+	script := fmt.Sprintf("i=0; while [ $i -lt %d ]; do (true &); i=$((i+1)); done", count)
+	return exec.Command("/bin/sh", "-c", script).Run()
+}
+
+// checkStatuses runs children and wants each one's own status back.
+func checkStatuses(count int) error {
+	var group sync.WaitGroup
+	failed := make(chan error, count)
+	lanes := make(chan struct{}, 4)
+	for i := range count {
+		lanes <- struct{}{}
+		group.Go(func() {
+			defer func() { <-lanes }()
+			child := exec.Command("/bin/sh", "-c", fmt.Sprintf("exit %d", i%100))
+			if err := child.Run(); child.ProcessState == nil || child.ProcessState.ExitCode() != i%100 {
+				failed <- fmt.Errorf("status of child %d: %v, want %d", i, err, i%100)
+			}
+		})
+	}
+	group.Wait()
+	close(failed)
+	return <-failed
+}
+
+func startWorker(id, manner string) (string, error) {
+	worker := exec.Command("/proc/self/exe")
+	worker.Env = append(notify.Clean(os.Environ()),
+		notify.WorkerInstanceVariable+"="+os.Getenv(notify.InstanceVariable), notify.WorkerVariable+"="+id,
+		notify.WorkerSlotVariable+"=0", notify.WorkerGenerationVariable+"="+os.Getenv(notify.GenerationVariable),
+		"KEEPER_TEST_MANNER="+manner)
+	worker.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := worker.Start(); err != nil {
+		return "", err
+	}
+	go worker.Wait()
+	return strconv.Itoa(worker.Process.Pid), nil
+}
+
+// playWorker leaves on SIGTERM when it is polite, and never when it is deaf.
+func playWorker() {
+	time.AfterFunc(lifetime, func() { os.Exit(98) })
+	report, err := notify.Dial(os.Getenv("KEEPER_TEST_REPORT"))
+	must(err)
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals, syscall.SIGTERM)
+	name := "X_WORKER=" + os.Getenv(notify.WorkerVariable)
+	must(report.Send(name, "X_UP=1"))
+	for range signals {
+		must(report.Send(name, "X_SIGNAL=SIGTERM"))
+		if os.Getenv("KEEPER_TEST_MANNER") == "polite" {
+			os.Exit(5)
+		}
+	}
+}
+
+// playBystander is a parent of orphans that does not reap them.
+func playBystander() {
+	mountProc()
+	must(unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+	must(makeOrphans(100))
+	fmt.Println(len(children()))
+}
+
+// playThief waits for all children next to os/exec, which the keeper never has in its process.
+func playThief() {
+	go func() {
+		for {
+			syscall.Wait4(-1, nil, 0, nil)
+		}
+	}()
+	fmt.Println(checkStatuses(200))
+}

@@ -1,0 +1,177 @@
+package keeper
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"revenant/supervisor/notify"
+)
+
+const (
+	firstPause  = 100 * time.Millisecond // between the second and the third master
+	longestStep = 5 * time.Second
+	stableAfter = 10 * time.Second // of a master's readiness forgives the deaths before
+	maxMasters  = 5                // to try before the first readiness
+)
+
+// master is the current one, its pid 0 when there is none.
+type master struct {
+	pid        int
+	generation int
+	startedAt  time.Time
+	readyAt    time.Time
+	stopping   bool // it said so: its end is the instance's
+}
+
+// start starts the next master. A start that fails counts as a death.
+func (k *keeper) start(now time.Time) {
+	k.started++
+	k.startAt = time.Time{}
+	k.master = master{generation: k.started, startedAt: now}
+	files := append([]uintptr{0, 1, 2, uintptr(k.lifeline[0])}, k.store.descriptors()...)
+	argv := append([]string{fmt.Sprintf("revenant: master g%d", k.started)}, k.Args...)
+	pid, err := syscall.ForkExec(k.Executable, argv, &syscall.ProcAttr{
+		Env:   k.environ(),
+		Files: files,
+		// A group of its own: a terminal's Ctrl-C is for the keeper, which then asks the master.
+		Sys: &syscall.SysProcAttr{Setpgid: true},
+	})
+	if err != nil {
+		k.died(now, "err", fmt.Errorf("cannot start %s: %w", k.Executable, err))
+		return
+	}
+	k.master.pid, k.childless = pid, false
+	k.Logger.Info("master started", "generation", k.started, "pid", pid, "descriptors", len(k.store))
+}
+
+// environ is the next master's environment. It is built from a map: of a variable that stands
+// twice, a program may believe the wrong one.
+func (k *keeper) environ() []string {
+	vars := map[string]string{}
+	for _, entry := range notify.Clean(k.Environ) {
+		name, value, ok := strings.Cut(entry, "=")
+		if _, twice := vars[name]; ok && name != "" && !twice {
+			vars[name] = value
+		}
+	}
+	vars["GOMAXPROCS"] = "1"
+	vars[notify.SocketVariable] = k.server.Address()
+	vars[notify.FDsVariable] = strconv.Itoa(1 + len(k.store))
+	vars[notify.NamesVariable] = strings.Join(append([]string{"lifeline"}, k.store.names()...), ":")
+	vars[notify.RoleVariable] = notify.RoleMaster
+	vars[notify.InstanceVariable] = k.Instance
+	vars[notify.GenerationVariable] = strconv.Itoa(k.started)
+	vars[notify.KeeperPIDVariable] = strconv.Itoa(os.Getpid())
+	environ := make([]string, 0, len(vars))
+	for name, value := range vars {
+		environ = append(environ, name+"="+value)
+	}
+	slices.Sort(environ)
+	return environ
+}
+
+// read takes in every message that was sent. Only the master is listened to.
+func (k *keeper) read(now time.Time) {
+	for {
+		m, ok, err := k.server.TryReceive()
+		if err != nil {
+			k.Logger.Error("cannot read messages", "err", err)
+		}
+		if !ok {
+			return
+		}
+		if m.PID == k.master.pid && m.PID != 0 {
+			k.hear(m, now)
+		} else {
+			k.Logger.Debug("message of a stranger ignored", "pid", m.PID, "uid", m.UID)
+		}
+		m.Close()
+	}
+}
+
+// hear does what the master says.
+func (k *keeper) hear(m notify.Message, now time.Time) {
+	name, _ := m.Value("FDNAME")
+	if m.Says(notify.StoreFD) && len(m.Files) > 0 {
+		if err := k.store.keep(name, m.Files); err != nil {
+			k.Logger.Error("descriptor not stored", "name", notify.UnescapeName(name), "err", err)
+		}
+	}
+	if m.Says(notify.RemoveFD) {
+		k.store.remove(name)
+	}
+	if m.Says(notify.Ready) && k.master.readyAt.IsZero() {
+		k.master.readyAt = now
+		k.committed = k.master.generation
+		k.Logger.Info("master ready", "generation", k.committed, "pid", m.PID, "took", now.Sub(k.master.startedAt))
+		k.sayAbove(notify.Ready)
+		k.look(now)
+		k.lookAt = now.Add(lookAgain)
+	}
+	if m.Says(notify.Stopping) {
+		k.master.stopping = true
+		k.sayAbove(notify.Stopping)
+	}
+}
+
+func (k *keeper) sayAbove(state string) {
+	if err := k.above.Send(state); err != nil {
+		k.Logger.Warn("cannot tell the service manager", "state", state, "err", err)
+	}
+}
+
+// exited decides what a master's exit means.
+func (k *keeper) exited(status syscall.WaitStatus, now time.Time) {
+	// What it said before it died counts: descriptors, readiness, and that it would leave.
+	k.read(now)
+	asked := k.stops == 1 && !k.master.stopping && status.Signaled() && status.Signal() == syscall.SIGTERM
+	code := status.ExitStatus()
+	if status.Signaled() {
+		code = 128 + int(status.Signal())
+	}
+	switch {
+	case k.stops >= 2:
+		code = k.code
+	case asked: // before it could catch the signal
+		code = 0
+	case k.stops == 0 && !k.master.stopping:
+		k.died(now, cause(status))
+		return
+	}
+	k.Logger.Info("master left", "generation", k.master.generation, "pid", k.master.pid, cause(status), "code", code)
+	k.master.pid = 0
+	k.end(code, now)
+}
+
+// died plans the next master, or gives up when none has ever been ready.
+func (k *keeper) died(now time.Time, why ...any) {
+	m := k.master
+	k.master.pid = 0
+	if !m.readyAt.IsZero() && now.Sub(m.readyAt) >= stableAfter {
+		k.deaths = 0
+	}
+	k.deaths++
+	facts := append([]any{"generation", m.generation, "pid", m.pid, "uptime", now.Sub(m.startedAt)}, why...)
+	if k.committed == 0 && k.started >= maxMasters {
+		k.Logger.Error("giving up: no master became ready", append(facts, "masters", k.started)...)
+		k.end(ExitGaveUp, now)
+		return
+	}
+	pause := pause(k.deaths)
+	k.startAt = now.Add(pause)
+	k.Logger.Warn("master died", append(facts, "restart_in", pause)...)
+	k.look(now)
+}
+
+// pause is the time between the nth death in a row and the next start.
+func pause(deaths int) time.Duration {
+	if deaths <= 1 {
+		return 0
+	}
+	return min(firstPause<<min(deaths-2, 16), longestStep)
+}

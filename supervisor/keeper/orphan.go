@@ -1,0 +1,178 @@
+package keeper
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"revenant/supervisor/notify"
+)
+
+// orphan is a child we did not start: it became ours when its parent died.
+type orphan struct {
+	worker, slot string
+	generation   int
+	killAt       time.Time // zero until it was asked to leave
+}
+
+// reap collects every child that has died. It is the only place that waits for children.
+func (k *keeper) reap(now time.Time) {
+	look := false
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
+		if err == syscall.EINTR {
+			continue
+		}
+		k.childless = err == syscall.ECHILD
+		if err != nil || pid <= 0 {
+			break
+		}
+		if pid == k.master.pid {
+			k.exited(status, now)
+			continue
+		}
+		o := k.orphans[pid]
+		delete(k.orphans, pid)
+		if o != nil && o.generation > 0 {
+			k.Logger.Info("orphaned worker exited", "worker", o.worker, "slot", o.slot,
+				"generation", o.generation, "pid", pid, cause(status), "asked", !o.killAt.IsZero())
+			look = true // its own children may be ours now
+			continue
+		}
+		k.Logger.Debug("orphan reaped", "pid", pid, cause(status))
+	}
+	if look || len(k.orphans) > 0 || k.ending && !k.childless {
+		k.look(now)
+	}
+}
+
+// look finds the orphans anew and asks those to leave that have no business any more. Once is
+// never enough: orphans appear whenever a parent dies, and one between fork and exec still looks
+// like the master it was.
+func (k *keeper) look(now time.Time) {
+	k.lookAt = time.Time{}
+	for _, pid := range children() {
+		if pid == k.master.pid {
+			continue
+		}
+		o := k.orphans[pid]
+		if o == nil {
+			found, limbo := identify(pid, k.Instance)
+			if limbo && !k.ending {
+				k.lookAt = now.Add(limboPause)
+			}
+			if found.generation == 0 && !k.ending {
+				continue // a stranger: none of our business before the end
+			}
+			o = &found
+			k.orphans[pid] = o
+		}
+		if !k.wanted(o) {
+			k.retire(pid, o, now)
+		}
+	}
+}
+
+// wanted tells whether an orphan may go on: it belongs to the generation that serves until the next
+// is ready, or to the living master's.
+func (k *keeper) wanted(o *orphan) bool {
+	return !k.ending && (o.generation == k.committed || k.master.pid != 0 && o.generation == k.master.generation)
+}
+
+// retire asks an orphan to leave, once, and kills it and its group when it has not in time.
+func (k *keeper) retire(pid int, o *orphan, now time.Time) {
+	facts := []any{"worker", o.worker, "slot", o.slot, "generation", o.generation, "pid", pid}
+	switch {
+	case o.killAt.IsZero():
+		k.Logger.Info("orphan asked to leave", append(facts, "kill_in", k.DrainTimeout)...)
+		o.killAt = now.Add(k.DrainTimeout)
+		unix.Kill(pid, syscall.SIGTERM)
+	case !now.Before(o.killAt):
+		k.Logger.Warn("orphan killed: it did not leave in time", facts...)
+		o.killAt = now.Add(time.Second)
+		kill(pid)
+	}
+}
+
+// identify reads who a child is from the environment it was started with. One that is in limbo,
+// between fork and exec, has its dead master's.
+func identify(pid int, instance string) (o orphan, limbo bool) {
+	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil {
+		return orphan{}, false
+	}
+	vars := map[string]string{}
+	for entry := range strings.SplitSeq(string(environ), "\x00") {
+		name, value, _ := strings.Cut(entry, "=")
+		vars[name] = value
+	}
+	if vars[notify.WorkerInstanceVariable] != instance {
+		return orphan{}, vars[notify.InstanceVariable] == instance
+	}
+	generation, err := strconv.Atoi(vars[notify.WorkerGenerationVariable])
+	if err != nil || generation < 1 {
+		return orphan{}, false
+	}
+	return orphan{worker: vars[notify.WorkerVariable], slot: vars[notify.WorkerSlotVariable], generation: generation}, false
+}
+
+// children lists our children, dead ones included. The kernel's list may skip some while others are
+// removed from it; only we remove them, by reaping.
+func children() (pids []int) {
+	lists := 0
+	for _, task := range numbered("/proc/self/task") {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/children", task))
+		if err != nil {
+			continue
+		}
+		lists++
+		for field := range strings.FieldsSeq(string(text)) {
+			if pid, err := strconv.Atoi(field); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	if lists == 0 {
+		return childrenByParent()
+	}
+	return pids
+}
+
+// childrenByParent is for kernels without the list: it asks every process for its parent.
+func childrenByParent() (pids []int) {
+	self := strconv.Itoa(os.Getpid())
+	for _, pid := range numbered("/proc") {
+		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		// "pid (any name) state parent …"
+		fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+		if len(fields) > 1 && fields[1] == self {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// numbered lists the entries of a directory that are numbers.
+func numbered(directory string) (numbers []int) {
+	entries, _ := os.ReadDir(directory)
+	for _, e := range entries {
+		if n, err := strconv.Atoi(e.Name()); err == nil {
+			numbers = append(numbers, n)
+		}
+	}
+	return numbers
+}
+
+// cause is how a process ended, as a fact of a log line.
+func cause(status syscall.WaitStatus) slog.Attr {
+	if status.Signaled() {
+		return slog.String("signal", unix.SignalName(status.Signal()))
+	}
+	return slog.Int("exit_code", status.ExitStatus())
+}

@@ -1,0 +1,82 @@
+package keeper
+
+import (
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// caught lists every signal that can be caught. Those we do nothing about are caught too, not
+// ignored: an ignored signal stays ignored in every program started from here. SIGURG is the Go
+// runtime's own, 32 and 33 are the C library's.
+func caught() []os.Signal {
+	var all []os.Signal
+	for s := syscall.Signal(1); s <= 64; s++ {
+		switch s {
+		case syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGCHLD, syscall.SIGURG, 32, 33:
+		default:
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// signal does what a signal to the keeper asks for.
+func (k *keeper) signal(s syscall.Signal, now time.Time) {
+	switch s {
+	case syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT:
+		k.stop(s, now)
+	case syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGTTIN, syscall.SIGTTOU:
+		k.tell(s)
+	}
+}
+
+// stop ends the instance gently the first time and at once the second.
+func (k *keeper) stop(s syscall.Signal, now time.Time) {
+	k.stops++
+	switch {
+	case k.stops == 1:
+		k.Logger.Info("stopping", "signal", unix.SignalName(s), "drain_timeout", k.DrainTimeout)
+		k.sayAbove("STOPPING=1")
+		if k.master.pid == 0 && !k.ending {
+			k.end(0, now)
+			return
+		}
+		k.killBy(now.Add(k.DrainTimeout + masterGrace))
+	case k.stops == 2:
+		k.Logger.Warn("stopping at once", "signal", unix.SignalName(s), "kill_in", haste)
+		k.code = 128 + int(s)
+		k.killBy(now.Add(haste))
+	default:
+		return
+	}
+	k.tell(syscall.SIGTERM)
+}
+
+// tell sends a signal to the master, if there is one.
+func (k *keeper) tell(s syscall.Signal) {
+	if k.master.pid != 0 {
+		unix.Kill(k.master.pid, s)
+	}
+}
+
+// killAll sends SIGKILL to everything below: all of the PID namespace where that is ours, else our
+// children, whose children become ours by it and are met the next time.
+func killAll() {
+	if os.Getpid() == 1 {
+		unix.Kill(-1, syscall.SIGKILL)
+		return
+	}
+	for _, pid := range children() {
+		kill(pid)
+	}
+}
+
+// kill sends SIGKILL to a child and to the group it leads. The child is not reaped yet, so nobody
+// else can have its number.
+func kill(pid int) {
+	unix.Kill(-pid, syscall.SIGKILL)
+	unix.Kill(pid, syscall.SIGKILL)
+}

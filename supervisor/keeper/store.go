@@ -1,0 +1,112 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+	"revenant/supervisor/notify"
+)
+
+// Limits of the store: the names must fit in one variable of the environment, 128 KiB.
+const (
+	maxStored = 1024
+	maxNames  = 96 << 10
+)
+
+// store holds the descriptors that outlive a master, in the order they came. They are bare numbers:
+// an os.File would have the runtime watch the listeners and wake the keeper for every connection,
+// and could change their flags, which all processes share.
+type store []stored
+
+type stored struct {
+	name string // escaped, as the protocol carries it
+	fd   int
+}
+
+// keep takes copies of files under a name, in place of what had that name.
+func (s *store) keep(name string, files []*os.File) error {
+	if name == "" {
+		name = "stored"
+	}
+	if !notify.ValidName(name) {
+		return fmt.Errorf("cannot store descriptors under the name %.60q", name)
+	}
+	size := 0
+	for _, e := range *s {
+		size += len(e.name) + 1
+	}
+	if len(*s)+len(files) > maxStored || size+len(files)*(len(name)+1) > maxNames {
+		return fmt.Errorf("cannot store %d more descriptors: the store is full", len(files))
+	}
+	var fds []int
+	for _, f := range files {
+		fd, err := duplicate(f)
+		if err != nil {
+			closeAll(fds)
+			return err
+		}
+		fds = append(fds, fd)
+	}
+	s.put(name, fds)
+	return nil
+}
+
+// put makes fds the ones of that name and owns them.
+func (s *store) put(name string, fds []int) {
+	s.remove(name)
+	for _, fd := range fds {
+		*s = append(*s, stored{name, fd})
+	}
+}
+
+func (s *store) remove(name string) {
+	*s = slices.DeleteFunc(*s, func(e stored) bool {
+		if e.name == name {
+			unix.Close(e.fd)
+		}
+		return e.name == name
+	})
+}
+
+func (s *store) clear() {
+	for _, e := range *s {
+		unix.Close(e.fd)
+	}
+	*s = nil
+}
+
+func (s store) descriptors() (fds []uintptr) {
+	for _, e := range s {
+		fds = append(fds, uintptr(e.fd))
+	}
+	return fds
+}
+
+func (s store) names() (names []string) {
+	for _, e := range s {
+		names = append(names, e.name)
+	}
+	return names
+}
+
+// duplicate copies the descriptor of f, which File.Fd would not do without changing it.
+func duplicate(f *os.File) (fd int, err error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	control := raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3) })
+	if err = errors.Join(control, err); err != nil {
+		return -1, fmt.Errorf("cannot duplicate a descriptor: %w", err)
+	}
+	return fd, nil
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+}
