@@ -24,6 +24,8 @@ import (
 // its rules; by X_REVENANT_ROLE, a master; by REVENANT_WORKER, a worker.
 func TestMain(m *testing.M) {
 	switch role := os.Getenv("KEEPER_TEST_ROLE"); {
+	case os.Getenv("KEEPER_TEST_SENDER") != "":
+		playSender()
 	case os.Getenv(notify.WorkerVariable) != "":
 		playWorker()
 	case os.Getenv(notify.RoleVariable) == notify.RoleMaster:
@@ -60,12 +62,22 @@ func playKeeper() {
 	mountProc()
 	drain, err := time.ParseDuration(os.Getenv("KEEPER_TEST_DRAIN"))
 	must(err)
+	if os.Getenv("KEEPER_TEST_HASTY") != "" {
+		masterGrace, stableAfter = 0, 0
+	}
+	if os.Getenv("KEEPER_TEST_BLIND") != "" {
+		lookAgain, limboPause = time.Hour, time.Hour
+	}
+	args := []string{"--flag", "value"}
+	if only := os.Getenv("KEEPER_TEST_ARGUMENT"); only != "" {
+		args = []string{only}
+	}
 	environ := slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "KEEPER_TEST_ROLE=") })
 	os.Exit(Run(Config{
 		Instance:     os.Getenv("KEEPER_TEST_INSTANCE"),
 		Executable:   os.Getenv("KEEPER_TEST_EXECUTABLE"),
-		Args:         []string{"--flag", "value"},
-		Environ:      append(environ, "PATH=/nowhere"),
+		Args:         args,
+		Environ:      append(environ, "PATH=/nowhere", "LISTEN_ADDR=:80", "X_REVENANT_ROLE=worker"),
 		DrainTimeout: drain,
 		Logger:       slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}))
@@ -145,6 +157,15 @@ func obey(order []string, inherited []notify.NamedFile) (string, error) {
 			all = append(all, fmt.Sprintf("%s cookie=%d nonblock=%v", f.Name, cookie, flags&unix.O_NONBLOCK != 0))
 		}
 		return strings.Join(all, ","), nil
+	case "inherited-names":
+		var all []string
+		for _, f := range inherited[1:] {
+			all = append(all, f.Name)
+		}
+		return strings.Join(all, ","), nil
+	case "store": // name, count: so many descriptors under one name
+		fds := make([]int, argument(2))
+		return "", keeper.SendFiles(fds, notify.StoreFD, "FDNAME="+order[1])
 	case "accept": // one connection on the first stored listener
 		l, err := net.FileListener(inherited[1].File())
 		must(err)
@@ -154,8 +175,19 @@ func obey(order []string, inherited []notify.NamedFile) (string, error) {
 		return "", conn.Close()
 	case "worker": // id, manner
 		return startWorker(order[1], order[2])
-	case "stranger": // stays until it is killed
-		return "", exec.Command("/bin/sh", "-c", "/bin/sleep 100 & exit").Run()
+	case "stranger": // a child of none of ours, which stays until it is killed; its pid where we live
+		out, err := exec.Command("/bin/sh", "-c", "/usr/bin/setsid /bin/sleep 100 >/dev/null 2>&1 & echo $!").Output()
+		return strings.TrimSpace(string(out)), err
+	case "limbo": // a worker that looks like its master for half a second
+		exe, err := os.Executable()
+		must(err)
+		script := fmt.Sprintf("/bin/sleep 0.5; REVENANT_INSTANCE=$X_REVENANT_INSTANCE REVENANT_GENERATION=$X_REVENANT_GENERATION "+
+			"REVENANT_SLOT=0 REVENANT_WORKER=%s KEEPER_TEST_MANNER=polite exec %s", order[1], exe)
+		return "", exec.Command("/bin/sh", "-c", script).Start()
+	case "sender": // another process says it
+		child := exec.Command("/proc/self/exe")
+		child.Env = append(os.Environ(), "KEEPER_TEST_SENDER="+strings.Join(order[1:], " "))
+		return "", child.Run()
 	case "orphans": // count
 		return "", makeOrphans(argument(1))
 	case "statuses": // count, collected while others are orphaned
@@ -168,24 +200,34 @@ func obey(order []string, inherited []notify.NamedFile) (string, error) {
 		}
 		return "", <-orphaned
 	case "describe":
-		descriptors := []string{}
-		for _, fd := range numbered("/proc/self/fd") {
-			if to, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil && !strings.HasPrefix(to, "anon_inode") {
-				descriptors = append(descriptors, fmt.Sprintf("%d:%s", fd, to))
-			}
-		}
-		pgid, _ := unix.Getpgid(0)
-		ignored := ""
-		status, _ := os.ReadFile("/proc/self/status")
-		for line := range strings.Lines(string(status)) {
-			if strings.HasPrefix(line, "SigIgn:") {
-				ignored = strings.TrimSpace(strings.TrimPrefix(line, "SigIgn:"))
-			}
-		}
-		return fmt.Sprintf("args=%q group=%v ignored=%s keeper=%v procs=%s path=%s", os.Args, pgid == os.Getpid(), ignored,
-			os.Getenv(notify.KeeperPIDVariable) == strconv.Itoa(os.Getppid()), os.Getenv("GOMAXPROCS"), os.Getenv("PATH")), nil
+		return describe(), nil
 	}
 	return "", fmt.Errorf("unknown order %q", order)
+}
+
+// describe is what a master finds itself to be.
+func describe() string {
+	pgid, _ := unix.Getpgid(0)
+	ignored := ""
+	status, _ := os.ReadFile("/proc/self/status")
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "SigIgn:"); ok {
+			ignored = strings.TrimSpace(rest)
+		}
+	}
+	var vars []string
+	for _, name := range []string{"GOMAXPROCS", "PATH", "LISTEN_ADDR", notify.RoleVariable, "KEEPER_TEST_ROLE"} {
+		vars = append(vars, name+"="+os.Getenv(name))
+	}
+	return fmt.Sprintf("%q leader=%v ignored=%s keeper=%v %q", os.Args, pgid == os.Getpid(), ignored,
+		os.Getenv(notify.KeeperPIDVariable) == strconv.Itoa(os.Getppid()), vars)
+}
+
+// playSender is a process below the master that talks to the keeper.
+func playSender() {
+	keeper, err := notify.FromEnv()
+	must(err)
+	must(keeper.SendFiles([]int{0}, strings.Fields(os.Getenv("KEEPER_TEST_SENDER"))...))
 }
 
 // makeOrphans makes processes whose parents die at once, in a shell, which forks faster than we do.
@@ -236,6 +278,11 @@ func playWorker() {
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals, syscall.SIGTERM)
 	name := "X_WORKER=" + os.Getenv(notify.WorkerVariable)
+	if os.Getenv("KEEPER_TEST_MANNER") == "parent" {
+		os.Setenv(notify.WorkerVariable, "child")
+		os.Setenv("KEEPER_TEST_MANNER", "polite") // both
+		must(exec.Command("/proc/self/exe").Start())
+	}
 	must(report.Send(name, "X_UP=1"))
 	for range signals {
 		must(report.Send(name, "X_SIGNAL=SIGTERM"))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -57,6 +58,9 @@ func begin(t testing.TB, place string, settings ...string) *instance {
 	i.command = exec.Command("/proc/self/exe")
 	i.command.Env = append([]string{"GORACE=atexit_sleep_ms=0", "PATH=" + os.Getenv("PATH"), "KEEPER_TEST_ROLE=keeper", "KEEPER_TEST_INSTANCE=" + name,
 		"KEEPER_TEST_REPORT=" + server.Address(), "KEEPER_TEST_DRAIN=20s"}, settings...)
+	if n := slices.Index(i.command.Env, "NOTIFY_SOCKET=above"); n >= 0 {
+		i.command.Env[n] = "NOTIFY_SOCKET=" + server.Address()
+	}
 	i.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if place == "first process" {
 		i.command.SysProcAttr.Cloneflags = unix.CLONE_NEWPID | unix.CLONE_NEWNS
@@ -72,13 +76,15 @@ func begin(t testing.TB, place string, settings ...string) *instance {
 		}
 		t.Fatal(err)
 	}
-	read := make(chan struct{})
+	read, last := make(chan struct{}), make(chan struct{})
 	// Ends with the last process that holds the keeper's stderr, all of which the test ends.
 	go func() {
 		defer close(read)
 		for lines := bufio.NewScanner(stderr); lines.Scan(); {
 			facts := map[string]any{}
-			if err := json.Unmarshal(lines.Bytes(), &facts); err != nil {
+			numbers := json.NewDecoder(strings.NewReader(lines.Text()))
+			numbers.UseNumber()
+			if err := numbers.Decode(&facts); err != nil {
 				facts["msg"] = "not a log line: " + lines.Text()
 			}
 			i.arrived <- event{log: facts}
@@ -91,11 +97,22 @@ func begin(t testing.TB, place string, settings ...string) *instance {
 			if err != nil {
 				return
 			}
+			if m.Says("X_LAST=1") {
+				close(last)
+				continue
+			}
 			i.arrived <- event{message: m}
 		}
 	}()
-	// Ends with the keeper.
-	go func() { <-read; i.command.Wait(); close(i.ended) }()
+	// Ends with the keeper, and with all that was said by those who held its stderr.
+	go func() {
+		<-read
+		i.command.Wait()
+		if c, err := notify.Dial(server.Address()); err == nil && c.Send("X_LAST=1") == nil {
+			<-last
+		}
+		close(i.ended)
+	}()
 	t.Cleanup(func() {
 		i.command.Process.Kill()
 		i.await("end of the keeper's log and its own", func(event) bool { return false })
@@ -285,7 +302,7 @@ func (i *instance) ends(code int) {
 
 func alive(pid int) bool { return unix.Kill(pid, 0) == nil }
 
-// descendants counts the keeper's living and dead children, as the test sees them.
+// children counts the keeper's living and dead children, as the test sees them.
 func (i *instance) children() (count int) {
 	for _, task := range numbered(fmt.Sprintf("/proc/%d/task", i.command.Process.Pid)) {
 		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", i.command.Process.Pid, task))

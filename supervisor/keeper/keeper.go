@@ -25,12 +25,16 @@ import (
 const ExitGaveUp = 1
 
 const (
-	haste       = time.Second      // from a second stop signal to SIGKILL for everything
-	masterGrace = 10 * time.Second // beyond the drain timeout, for a master that was asked to stop
-	killAgain   = 100 * time.Millisecond
-	leaveAfter  = 5 * time.Second // from the first SIGKILL for everything to leaving without what survives it
-	lookAgain   = time.Second     // after a commit, for orphans that hid from the first look
-	limboPause  = 20 * time.Millisecond
+	haste      = time.Second            // from a second stop signal to SIGKILL for everything
+	killAgain  = 100 * time.Millisecond // as those appear whose parents were killed
+	leaveAfter = 5 * time.Second        // from the first SIGKILL for everything to leaving without what survives it
+)
+
+// Variables, for tests that cannot wait.
+var (
+	masterGrace = 10 * time.Second      // beyond the drain timeout, for a master that was asked to stop
+	lookAgain   = time.Second           // after a commit, for orphans that hid from the first look
+	limboPause  = 20 * time.Millisecond // before the next look at one between fork and exec
 )
 
 // Config says what to keep. Args are the arguments without the program's name.

@@ -15,9 +15,11 @@ import (
 const (
 	firstPause  = 100 * time.Millisecond // between the second and the third master
 	longestStep = 5 * time.Second
-	stableAfter = 10 * time.Second // of a master's readiness forgives the deaths before
-	maxMasters  = 5                // to try before the first readiness
+	maxMasters  = 5 // to try before the first readiness
 )
+
+// stableAfter is the time of readiness that forgives the deaths before. A variable, for tests that cannot wait.
+var stableAfter = 10 * time.Second
 
 // master is the current one, its pid 0 when there is none.
 type master struct {

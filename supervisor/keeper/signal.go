@@ -10,12 +10,12 @@ import (
 
 // caught lists every signal that can be caught. Those we do nothing about are caught too, not
 // ignored: an ignored signal stays ignored in every program started from here. SIGURG is the Go
-// runtime's own, 32 and 33 are the C library's.
+// runtime's own; 32 to 34 are C libraries', and it catches them for nobody.
 func caught() []os.Signal {
 	var all []os.Signal
 	for s := syscall.Signal(1); s <= 64; s++ {
 		switch s {
-		case syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGCHLD, syscall.SIGURG, 32, 33:
+		case syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGCHLD, syscall.SIGURG, 32, 33, 34:
 		default:
 			all = append(all, s)
 		}

@@ -1,0 +1,151 @@
+package keeper
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// The table of signals, as --help prints it.
+var (
+	stops    = []syscall.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGQUIT}
+	forwards = []syscall.Signal{unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2, unix.SIGTTIN, unix.SIGTTOU}
+)
+
+func TestStopSignalAsksTheMasterAndItsCodeIsOurs(t *testing.T) {
+	inBothPlaces(t, func(t *testing.T, place string) {
+		for _, s := range stops {
+			i := begin(t, place)
+			m := i.master(1)
+			m.does("say READY=1")
+			i.signal(s)
+			i.said("X_MASTER=1", "X_SIGNAL=SIGTERM")
+			i.logged("stopping", "signal", unix.SignalName(s))
+			m.does("say STOPPING=1")
+			m.order("exit 0")
+			i.ends(0)
+		}
+	})
+}
+
+func TestSecondStopSignalEndsAllAtOnce(t *testing.T) {
+	inBothPlaces(t, func(t *testing.T, place string) {
+		for _, s := range stops {
+			i := begin(t, place)
+			m := i.master(1)
+			worker := m.worker("1", "deaf")
+			m.does("say READY=1")
+			i.signal(s)
+			i.said("X_MASTER=1", "X_SIGNAL=SIGTERM")
+			i.signal(s)
+			i.said("X_MASTER=1", "X_SIGNAL=SIGTERM")
+			i.ends(128 + int(s))
+			if alive(m.pid) || alive(worker) {
+				t.Error("a process outlived its instance")
+			}
+		}
+	})
+}
+
+func TestOtherSignalsAreForwardedOrIgnored(t *testing.T) {
+	inBothPlaces(t, func(t *testing.T, place string) {
+		i := begin(t, place)
+		m := i.master(1)
+		for s := syscall.Signal(1); s <= 64; s++ {
+			if s == unix.SIGKILL || s == unix.SIGSTOP || s >= 32 && s <= 34 || slices.Contains(stops, s) || slices.Contains(forwards, s) {
+				continue
+			}
+			i.signal(s)
+		}
+		for _, s := range forwards {
+			i.signal(s)
+			i.said("X_MASTER=1", "X_SIGNAL="+unix.SignalName(s))
+		}
+		// What was sent before was seen before: the keeper takes signals in turn.
+		if n := i.happened(func(e event) bool { _, got := e.message.Value("X_SIGNAL"); return got }); n > 0 {
+			t.Errorf("%d signals reached the master that should not", n)
+		}
+		if got := m.does("describe"); !strings.Contains(got, "ignored=0000000000000000") {
+			t.Errorf("the master was started with signals ignored: %s", got)
+		}
+		m.does("say STOPPING=1")
+		m.order("exit 0")
+		i.ends(0)
+	})
+}
+
+func TestStopWithoutAMasterDrainsOrphans(t *testing.T) {
+	inBothPlaces(t, func(t *testing.T, place string) {
+		i := begin(t, place)
+		m := i.master(1)
+		m.worker("1", "polite")
+		m.does("say READY=1")
+		m.kill()
+		for generation := 2; generation <= 5; generation++ {
+			i.master(generation).kill()
+		}
+		i.logged("master died", "generation", "5") // and the next start is 800 ms away
+		i.signal(unix.SIGTERM)
+		i.logged("orphaned worker exited", "worker", "1", "exit_code", "5")
+		i.ends(0)
+		if n := i.happened(isLog("master started")); n != 5 {
+			t.Errorf("%d masters were started, want 5", n)
+		}
+	})
+}
+
+func TestStopOfAMasterThatCannotHearYetIsNoFailure(t *testing.T) {
+	i := begin(t, "subreaper", "KEEPER_TEST_EXECUTABLE=/bin/sleep", "KEEPER_TEST_ARGUMENT=100")
+	i.logged("master started")
+	i.signal(unix.SIGINT)
+	i.ends(0)
+}
+
+func TestMasterThatDoesNotStopIsKilled(t *testing.T) {
+	inBothPlaces(t, func(t *testing.T, place string) {
+		i := begin(t, place, "KEEPER_TEST_HASTY=1", "KEEPER_TEST_DRAIN=300ms")
+		m := i.master(1)
+		deaf := m.worker("1", "deaf")
+		m.does("say READY=1")
+		i.signal(unix.SIGTERM)
+		i.ends(128 + 9)
+		if alive(m.pid) || alive(deaf) {
+			t.Error("a process outlived its instance")
+		}
+	})
+}
+
+func TestEverythingBelowIsGoneAtTheEnd(t *testing.T) {
+	inBothPlaces(t, func(t *testing.T, place string) {
+		i := begin(t, place, "KEEPER_TEST_DRAIN=500ms")
+		m := i.master(1)
+		polite, deaf := m.worker("1", "polite"), m.worker("2", "deaf")
+		m.does("stranger")
+		i.eventually("the stranger is the keeper's", func() bool { return i.children() == 2 })
+		m.does("say READY=1")
+		m.does("say STOPPING=1")
+		m.order("exit 3")
+		i.logged("orphaned worker exited", "worker", "1", "exit_code", "5")
+		i.logged("orphaned worker exited", "worker", "2", "signal", "SIGKILL")
+		i.ends(3)
+		if alive(polite) || alive(deaf) {
+			t.Error("a worker outlived its instance")
+		}
+		if n := i.happened(isLog("leaving processes that do not die")); n > 0 {
+			t.Error("something was left behind")
+		}
+	})
+}
+
+func TestMasterIsToldWhoItIs(t *testing.T) {
+	i := begin(t, "subreaper")
+	want := fmt.Sprintf("%q leader=true ignored=0000000000000000 keeper=true %q", []string{"revenant: master g1", "--flag", "value"},
+		[]string{"GOMAXPROCS=1", "PATH=" + pathHere(), "LISTEN_ADDR=:80", "X_REVENANT_ROLE=master", "KEEPER_TEST_ROLE="})
+	if got := i.master(1).does("describe"); got != want {
+		t.Errorf("the master found itself to be\n%s, want\n%s", got, want)
+	}
+}
