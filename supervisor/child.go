@@ -1,0 +1,183 @@
+package supervisor
+
+import (
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"revenant/supervisor/event"
+	"revenant/worker/scoreboard"
+)
+
+// child is the master's view of one living worker; package worker is the
+// worker itself. It sits in a seat, or drains beside it.
+type child struct {
+	id      uint64
+	n       int // slot
+	pid     int
+	board   *scoreboard.Board
+	started time.Time
+	ready   time.Time // zero until it said READY
+
+	deadline time.Time // of its drain; zero while it serves
+	asked    bool      // we, or an operator through us, asked it to end
+	chaos    string    // the mode of a death that a client asked for and we granted
+	killed   cause     // why we sent SIGKILL, "" when we did not
+}
+
+// draining tells whether it was asked, or said itself, to leave.
+func (c *child) draining() bool { return !c.deadline.IsZero() || c.killed != "" }
+
+// exit is what the goroutine that waits for a worker sends to the loop.
+type exit struct {
+	id     uint64
+	status unix.WaitStatus
+}
+
+func boardName(id uint64) string { return fmt.Sprintf("board-%d", id) }
+
+// start puts a new worker into a seat.
+func (m *Master) start(s *seat) error {
+	id := m.state.nextWorker()
+	who := scoreboard.Identity{Worker: id, Slot: s.n, Generation: m.cfg.Generation}
+	board, err := m.board(who)
+	if err != nil {
+		return err
+	}
+	c := &child{id: id, n: s.n, board: board, started: time.Now()}
+	pid, wait, err := m.platform.start(m.cfg.launch(who, len(m.seats)))
+	if err != nil {
+		_ = board.Close()
+		return err
+	}
+	c.pid = pid
+	board.SetPID(pid)
+	m.platform.store(boardName(id), board.FD())
+	s.starts++
+	s.worker, m.children[id], m.byPID[pid] = c, c, c
+	// Ends with the worker; Run takes every exit before it returns.
+	go func() { m.exits <- exit{id, wait()} }()
+	m.publish(m.about(c, event.WorkerStarted))
+	return nil
+}
+
+// about begins an event of a worker.
+func (m *Master) about(c *child, kind event.Kind) event.Event {
+	return event.Event{Kind: kind, Slot: &c.n, Worker: c.id, PID: c.pid}
+}
+
+// seatOf is the seat that a worker sits in, nil when it only drains.
+func (m *Master) seatOf(c *child) *seat {
+	if c.n < len(m.seats) && m.seats[c.n].worker == c {
+		return m.seats[c.n]
+	}
+	return nil
+}
+
+func (m *Master) saidReady(c *child) {
+	s := m.seatOf(c)
+	if s == nil || !c.ready.IsZero() {
+		return
+	}
+	m.step(s, saidReady)
+	if s.slot.phase != ready {
+		return
+	}
+	c.ready = time.Now()
+	e := m.about(c, event.WorkerReady)
+	e.Start = ms(c.ready.Sub(c.started))
+	m.publish(e)
+}
+
+// saidStopping notes that a worker drains, whoever asked it to.
+func (m *Master) saidStopping(c *child) {
+	if c.draining() {
+		return
+	}
+	m.leaves(c, "it said so")
+	if s := m.seatOf(c); s != nil {
+		m.step(s, leaves)
+	}
+}
+
+// leaves starts the clock of a worker's drain.
+func (m *Master) leaves(c *child, why string) {
+	c.deadline = time.Now().Add(m.cfg.Policy.DrainTimeout)
+	e := m.about(c, event.WorkerStopping)
+	e.Message = why
+	m.publish(e)
+}
+
+// retire asks a worker to finish what it has and go.
+func (m *Master) retire(c *child) {
+	c.asked = true
+	if c.draining() {
+		return
+	}
+	m.leaves(c, "asked to")
+	m.platform.kill(c.pid, unix.SIGTERM)
+}
+
+// kill ends a worker and its process group now.
+func (m *Master) kill(c *child, why cause) {
+	if c.killed != "" {
+		return
+	}
+	c.killed, c.deadline = why, time.Time{}
+	m.platform.kill(-c.pid, unix.SIGKILL)
+}
+
+// exited accounts for a worker's end and lets its slot go on.
+func (m *Master) exited(x exit) {
+	c := m.children[x.id]
+	delete(m.children, c.id)
+	delete(m.byPID, c.pid)
+	why, end := m.judge(c, x.status)
+	last := c.board.Snapshot()
+	m.state.addTotals(last)
+	m.platform.remove(boardName(c.id))
+	_ = c.board.Close()
+
+	e := m.about(c, event.WorkerExited)
+	e.Exit = &event.Exit{
+		Cause: string(why), Planned: end == exitPlanned, Uptime: ms(time.Since(c.started)),
+		InFlight: int(last.InFlight()), Accepting: int(last.Accepting), Idle: int(last.Idle),
+	}
+	if c.chaos != "" {
+		e.Message = "chaos: " + c.chaos
+	}
+	m.publish(e)
+	if c.n < len(m.seats) {
+		m.seats[c.n].lastExit = &LastExit{Worker: c.id, Cause: string(why), Time: time.Now(), Planned: e.Planned, InFlight: e.InFlight}
+	}
+	if s := m.seatOf(c); s != nil {
+		m.step(s, end)
+	}
+}
+
+// giveUp ends the instance with an error: nothing below it serves, so nothing is
+// drained.
+func (m *Master) giveUp(err error) {
+	m.outcome = err
+	m.platform.tell(stoppingNotice...)
+	m.closeSockets()
+	m.phase = draining
+	for _, s := range m.seats {
+		s.slot, s.worker = slot{phase: empty}, nil
+	}
+	for _, c := range m.children {
+		c.asked = true
+		m.kill(c, causeRequested)
+	}
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// signalName is the operator's word for a signal: "KILL", not "SIGKILL".
+func signalName(s unix.Signal) string {
+	if name := unix.SignalName(s); len(name) > 3 {
+		return name[3:]
+	}
+	return fmt.Sprintf("%d", int(s))
+}

@@ -1,0 +1,128 @@
+package supervisor
+
+import (
+	"fmt"
+
+	"revenant/supervisor/event"
+	"revenant/supervisor/notify"
+)
+
+// What workers say and ask, by the systemd notification protocol and two
+// questions of our own.
+const (
+	helloKey  = "X_REVENANT_HELLO"
+	chaosKey  = "X_REVENANT_CHAOS"
+	reasonKey = "X_REVENANT_REASON"
+)
+
+// ancestry is how many parents are looked at to find the worker that a message
+// came from: a worker may let a helper process speak for it.
+const ancestry = 8
+
+// watchInbox wakes the loop when there is something to read. The loop itself
+// reads, so that it can also do so before it acts on an exit.
+func (m *Master) watchInbox() {
+	for m.platform.inbox.Wait() == nil {
+		select {
+		case m.inbox <- struct{}{}:
+		case <-m.done:
+			return
+		}
+	}
+}
+
+func (m *Master) readInbox() {
+	for {
+		msg, ok, err := m.platform.inbox.TryReceive()
+		if err != nil || !ok {
+			return
+		}
+		m.receive(msg)
+	}
+}
+
+// receive acts on one message. One from nobody of ours is dropped.
+func (m *Master) receive(msg notify.Message) {
+	defer msg.Close()
+	c := m.sender(msg.PID)
+	if c == nil {
+		return
+	}
+	if _, ok := msg.Value(helloKey); ok {
+		m.hello(c, msg)
+	}
+	if mode, ok := msg.Value(chaosKey); ok {
+		m.chaos(c, mode, msg)
+	}
+	if msg.Says(notify.Ready) {
+		m.saidReady(c)
+	}
+	if msg.Says(notify.Stopping) {
+		m.saidStopping(c)
+	}
+}
+
+// sender is the worker that a process belongs to, nil for a stranger.
+func (m *Master) sender(pid int) *child {
+	for range ancestry {
+		if c, ok := m.byPID[pid]; ok || pid <= 1 {
+			return c
+		}
+		pid = m.platform.parent(pid)
+	}
+	return nil
+}
+
+// hello hands a worker of package worker its scoreboard, and the keeper's
+// lifeline when there is one.
+func (m *Master) hello(c *child, msg notify.Message) {
+	fds := []int{c.board.FD()}
+	if m.cfg.Lifeline >= 0 {
+		fds = append(fds, m.cfg.Lifeline)
+	}
+	_ = msg.Answer(fds, helloKey+"=1") // an asker that has gone needs no answer
+}
+
+// chaos decides whether a worker may end itself because a client asked it to.
+func (m *Master) chaos(c *child, mode string, msg notify.Message) {
+	e := m.about(c, event.ChaosGranted)
+	e.Message = mode
+	if reason := m.chaosRefusal(c); reason != "" {
+		e.Kind, e.Message = event.ChaosRefused, mode+": "+reason
+		m.publish(e)
+		_ = msg.Answer(nil, chaosKey+"=refused", reasonKey+"="+reason)
+		return
+	}
+	c.chaos = mode
+	m.publish(e)
+	_ = msg.Answer(nil, chaosKey+"=granted")
+}
+
+// chaosRefusal says why a worker must not end now, "" when it may. A worker that
+// was granted its end before does not count as one that serves.
+func (m *Master) chaosRefusal(c *child) string {
+	serving, leaving := 0, len(m.children)
+	for _, s := range m.seats {
+		if s.worker != nil {
+			leaving--
+			if s.slot.phase == ready && s.worker.chaos == "" {
+				serving++
+			}
+		}
+	}
+	switch {
+	case !m.cfg.Chaos:
+		return "chaos is not enabled (start with --chaos)"
+	case m.phase != running:
+		return "the instance is stopping"
+	case c.chaos != "":
+		return "this worker is already on its way out"
+	case m.seatOf(c) == nil || m.seatOf(c).slot.phase != ready:
+		return "this worker is leaving already"
+	case serving < 2:
+		return "it is the last ready worker"
+	case leaving >= 2*len(m.seats)+2:
+		return fmt.Sprintf("%d workers are still draining", leaving)
+	}
+	return ""
+}

@@ -1,0 +1,351 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"revenant/supervisor/event"
+	"revenant/supervisor/listen"
+	"revenant/supervisor/notify"
+	"revenant/worker/scoreboard"
+)
+
+// Config is what a master is told. Nothing in it changes while it runs.
+type Config struct {
+	Instance   string // UUID, for the life of the instance
+	Name       string // what operators call it
+	Version    string // of the program, for status
+	Generation int    // of this master
+	KeeperPID  int    // parent of orphaned workers; 0 without a keeper
+	Workers    int    // how many to begin with
+	Policy     Policy
+	// Chaos allows workers to be ended on a client's request (/workerKiller).
+	Chaos   bool
+	Program Program
+	// Sockets are shared by all workers. They belong to the master from New on.
+	Sockets []*listen.Socket
+	// Lifeline is the read end of the keeper's pipe, shared with the workers that
+	// ask for it; -1 without one.
+	Lifeline int
+	// Procs is GOMAXPROCS for each of n workers. Default 1 for each.
+	Procs func(n int) []int
+	// Memory is GOMEMLIMIT in bytes for each of n workers, 0 for none. Default none.
+	Memory func(n int) int64
+}
+
+// Errors of Run. Each has an exit code of its own in cmd/revenant.
+var (
+	// ErrNoWorkerReady ends an instance none of whose workers ever served: its
+	// environment must see that, not a process that tries for ever.
+	ErrNoWorkerReady = errors.New("no worker became ready")
+	// ErrCrashLoop ends an instance when Policy.ExitOnCrashLoop is set.
+	ErrCrashLoop = errors.New("every worker crashes again and again")
+)
+
+// KilledError ends an instance that was told to stop a second time.
+type KilledError struct{ Signal unix.Signal }
+
+func (e *KilledError) Error() string {
+	return fmt.Sprintf("stopped at once by a second signal (%s)", signalName(e.Signal))
+}
+
+// Master supervises the workers of one generation. One goroutine, Run, owns all
+// state below; the exported methods send it their wishes. See doc.go.
+type Master struct {
+	cfg      Config
+	platform platform
+	events   *event.Bus
+	state    *statePage
+	board    func(scoreboard.Identity) (*scoreboard.Board, error)
+
+	seats    []*seat
+	children map[uint64]*child // every living worker of ours, by id
+	byPID    map[int]*child
+	orphans  map[uint64]*orphan // workers of older generations that the keeper drains
+	oomKills uint64             // newest count of the cgroup
+
+	began     time.Time
+	phase     instancePhase
+	committed bool // the keeper was told READY: older generations may go
+	degraded  bool // and said so
+	signals   int  // requests to stop that came as signals
+	outcome   error
+	hurry     context.CancelFunc // ends the first step of a stop early
+
+	commands chan func()
+	exits    chan exit
+	inbox    chan struct{} // something to read from the workers
+	emptied  chan struct{}
+	done     chan struct{} // closed when Run returns
+}
+
+// instancePhase is where the instance stands.
+type instancePhase int
+
+const (
+	running  instancePhase = iota
+	emptying               // no new connections; workers accept what is queued
+	draining               // workers were asked to finish
+)
+
+// seat is a slot with what the master remembers of it.
+type seat struct {
+	slot     slot
+	n        int
+	worker   *child // nil when there is none
+	starts   int
+	lastExit *LastExit
+}
+
+// New makes a master of inherited descriptors (the state page and the boards of
+// older generations, by name) and a configuration. Run starts it.
+func New(cfg Config, stored []notify.NamedFile, workers *notify.Server, keeper *notify.Client) (*Master, error) {
+	m := newMaster(cfg, systemPlatform(workers, keeper))
+	var err error
+	if m.state, err = openState(stored, m.platform.store); err != nil {
+		return nil, err
+	}
+	for _, s := range cfg.Sockets {
+		m.platform.store(notify.EscapeName(s.Name().String()), s.FD())
+	}
+	m.adoptBoards(stored)
+	return m, nil
+}
+
+func newMaster(cfg Config, p platform) *Master {
+	cfg.Policy = cfg.Policy.withDefaults()
+	cfg.Workers = max(cfg.Workers, 1)
+	return &Master{
+		cfg: cfg, platform: p, events: new(event.Bus), state: new(statePage), board: scoreboard.Create,
+		children: make(map[uint64]*child), byPID: make(map[int]*child), orphans: make(map[uint64]*orphan),
+		commands: make(chan func()), exits: make(chan exit), inbox: make(chan struct{}),
+		emptied: make(chan struct{}), done: make(chan struct{}), hurry: func() {},
+	}
+}
+
+// Events is the stream of what happens.
+func (m *Master) Events() *event.Bus { return m.events }
+
+// Run supervises until the instance has been stopped and every worker is gone.
+// It returns nil after a drain; otherwise one of the errors above. When ctx
+// ends (the keeper is gone), it stops as if told to. Signals are those that the
+// keeper forwards.
+func (m *Master) Run(ctx context.Context, signals <-chan os.Signal) error {
+	defer close(m.done)
+	m.began = time.Now()
+	m.oomKills = m.platform.oomKills()
+	go m.watchInbox() // ends when the server is closed or m.done is
+	m.publish(event.Event{Kind: event.MasterStarted, PID: os.Getpid(), Count: m.cfg.Workers})
+	m.resize(m.cfg.Workers)
+
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	gone := ctx.Done()
+	for {
+		m.review()
+		if m.over() {
+			return m.outcome
+		}
+		m.setTimer(timer)
+		select {
+		case <-m.inbox:
+			m.readInbox()
+		case x := <-m.exits:
+			m.readInbox() // what it said before it ended counts
+			m.exited(x)
+		case do := <-m.commands:
+			do()
+		case s := <-signals:
+			m.signal(s)
+		case <-m.emptied:
+			m.drainAll()
+		case <-timer.C:
+			m.tick()
+		case <-gone:
+			gone = nil
+			m.stop("the keeper is gone")
+		}
+	}
+}
+
+func (m *Master) over() bool {
+	return m.phase == draining && len(m.children) == 0
+}
+
+func (m *Master) publish(e event.Event) {
+	if e.Generation == 0 {
+		e.Generation = m.cfg.Generation
+	}
+	m.events.Publish(e)
+}
+
+// setTimer arms the one timer for the next deadline of anything.
+func (m *Master) setTimer(timer *time.Timer) {
+	var next time.Time
+	sooner := func(t time.Time) {
+		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
+	}
+	for _, s := range m.seats {
+		sooner(s.slot.deadline(m.cfg.Policy))
+	}
+	for _, c := range m.children {
+		sooner(c.deadline)
+	}
+	if !m.committed {
+		sooner(m.began.Add(m.cfg.Policy.StartTimeout))
+	}
+	if next.IsZero() {
+		timer.Stop()
+		return
+	}
+	timer.Reset(max(0, time.Until(next)))
+}
+
+// tick acts on every deadline that has passed.
+func (m *Master) tick() {
+	now := time.Now()
+	for _, s := range m.seats {
+		if d := s.slot.deadline(m.cfg.Policy); !d.IsZero() && !now.Before(d) {
+			m.step(s, tick)
+		}
+	}
+	for _, c := range m.children {
+		if !c.deadline.IsZero() && !now.Before(c.deadline) {
+			m.kill(c, causeDrainTimeout)
+		}
+	}
+}
+
+// step moves a slot and does what the move asks for.
+func (m *Master) step(s *seat, t trigger) {
+	next, todo, legal := s.slot.step(time.Now(), t, m.cfg.Policy)
+	if !legal {
+		m.publish(event.Event{Kind: event.Warning, Slot: &s.n, Message: fmt.Sprintf("%v cannot happen in phase %v; ignored", t, s.slot.phase)})
+		return
+	}
+	former := s.worker
+	switch t {
+	case unwant, leaves:
+		if s.slot.phase != killing || t == unwant {
+			s.worker = nil
+		}
+	case exitPlanned, exitKilled, exitCrashed:
+		s.worker = nil
+	}
+	s.slot = next
+	for _, a := range todo {
+		m.do(s, former, a)
+	}
+}
+
+func (m *Master) do(s *seat, former *child, a action) {
+	switch a {
+	case actStart:
+		if err := m.start(s); err != nil {
+			s.lastExit = &LastExit{Cause: "cannot start: " + err.Error(), Time: time.Now()}
+			m.publish(event.Event{Kind: event.Warning, Slot: &s.n, Message: fmt.Sprintf("cannot start worker: %v", err)})
+			m.step(s, startFailed)
+		}
+	case actRetire:
+		m.retire(former)
+	case actKill:
+		m.kill(former, causeStartTimeout)
+	case actWait:
+		if s.slot.fails > 1 {
+			next := s.slot.next
+			m.publish(event.Event{Kind: event.WorkerBackoff, Slot: &s.n, Count: s.slot.fails, NextStart: &next,
+				Message: fmt.Sprintf("%d failures in a row", s.slot.fails)})
+		}
+	}
+}
+
+// resize makes the number of slots n. The highest slots go first.
+func (m *Master) resize(n int) {
+	for len(m.seats) < n {
+		s := &seat{n: len(m.seats)}
+		m.seats = append(m.seats, s)
+		m.step(s, want)
+	}
+	for len(m.seats) > n {
+		s := m.seats[len(m.seats)-1]
+		m.seats = m.seats[:len(m.seats)-1]
+		m.step(s, unwant)
+	}
+}
+
+// review looks at the whole after each change: is the generation good, is the
+// instance hopeless, should its health be told?
+func (m *Master) review() {
+	if m.phase != running {
+		return
+	}
+	serving, failing, hopeless := 0, 0, 0
+	for _, s := range m.seats {
+		if s.slot.phase == ready {
+			serving++
+		}
+		if s.slot.fails > 0 && s.slot.phase != ready {
+			failing++
+		}
+		if s.slot.fails >= crashLoop && s.slot.phase != ready {
+			hopeless++
+		}
+	}
+	switch {
+	case !m.state.everReady() && failing == len(m.seats):
+		m.giveUp(fmt.Errorf("%w: %s", ErrNoWorkerReady, m.lastCauses()))
+		return
+	case m.cfg.Policy.ExitOnCrashLoop && hopeless == len(m.seats):
+		m.giveUp(fmt.Errorf("%w: %s", ErrCrashLoop, m.lastCauses()))
+		return
+	}
+	m.commit(serving)
+	m.tellHealth(serving)
+}
+
+// commit tells the keeper once that this generation serves: when all workers do,
+// or those that could in the time that a start may take.
+func (m *Master) commit(serving int) {
+	if m.committed || serving == 0 || serving < len(m.seats) && time.Since(m.began) < m.cfg.Policy.StartTimeout {
+		return
+	}
+	m.committed = true
+	m.state.setReady()
+	m.platform.tell(notify.Ready, fmt.Sprintf("STATUS=%d of %d workers ready", serving, len(m.seats)))
+	m.publish(event.Event{Kind: event.MasterReady, PID: os.Getpid(), Count: serving})
+	m.publish(event.Event{Kind: event.InstanceReady, Count: serving})
+}
+
+func (m *Master) tellHealth(serving int) {
+	bad := false
+	for _, s := range m.seats {
+		bad = bad || s.slot.phase == backoff && s.slot.fails > 1
+	}
+	switch {
+	case bad && !m.degraded:
+		m.degraded = true
+		m.publish(event.Event{Kind: event.InstanceDegraded, Count: serving, Message: fmt.Sprintf("%d of %d workers ready", serving, len(m.seats))})
+	case m.degraded && serving == len(m.seats):
+		m.degraded = false
+		m.publish(event.Event{Kind: event.InstanceReady, Count: serving})
+	}
+}
+
+// lastCauses says for each slot how its last worker ended.
+func (m *Master) lastCauses() string {
+	causes := make([]string, 0, len(m.seats))
+	for _, s := range m.seats {
+		if s.lastExit != nil {
+			causes = append(causes, fmt.Sprintf("slot %d: %s", s.n, s.lastExit.Cause))
+		}
+	}
+	return strings.Join(causes, "; ")
+}

@@ -1,0 +1,79 @@
+package supervisor
+
+import (
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"revenant/supervisor/event"
+	"revenant/supervisor/notify"
+	"revenant/worker/scoreboard"
+)
+
+// orphan is a worker whose master died. It goes on serving; the keeper is its
+// parent now, asks it to drain once our generation is committed, and reaps it.
+// We see its board and its end, not its exit status.
+type orphan struct {
+	board *scoreboard.Board
+}
+
+// adoptBoards opens the boards that the keeper kept. A page is only a hint: the
+// worker could have written another pid into it, so one that is not the
+// keeper's child is taken as gone.
+func (m *Master) adoptBoards(stored []notify.NamedFile) {
+	for _, f := range stored {
+		if !strings.HasPrefix(f.Name, "board-") {
+			continue
+		}
+		board, err := scoreboard.Open(f.FD)
+		if err != nil {
+			m.platform.remove(f.Name)
+			continue
+		}
+		o := &orphan{board}
+		m.orphans[board.Identity().Worker] = o
+		pidfd, err := unix.PidfdOpen(board.PID(), 0)
+		if err != nil || m.platform.parent(board.PID()) != m.cfg.KeeperPID {
+			if err == nil {
+				_ = unix.Close(pidfd)
+			}
+			m.buried(o)
+			continue
+		}
+		// Ends with the orphan, or with this process: the keeper outlives neither.
+		go func() {
+			awaitPidfd(pidfd, readable)
+			m.send(func() { m.buried(o) })
+		}()
+	}
+}
+
+func readable(fd int) bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	return n > 0 || err != nil && err != unix.EINTR
+}
+
+// send lets the loop run something, unless it is over.
+func (m *Master) send(do func()) {
+	select {
+	case m.commands <- do:
+	case <-m.done:
+	}
+}
+
+// buried accounts for an orphan's end.
+func (m *Master) buried(o *orphan) {
+	last := o.board.Snapshot()
+	delete(m.orphans, last.Worker)
+	m.state.addTotals(last)
+	m.platform.remove(boardName(last.Worker))
+	_ = o.board.Close()
+	why := causeRequested
+	if !m.committed {
+		why = "unknown (its master had died)"
+	}
+	m.publish(event.Event{Kind: event.WorkerExited, Generation: last.Generation, Slot: &last.Slot, Worker: last.Worker, PID: last.PID,
+		Message: "orphan of a dead master", Time: time.Now(),
+		Exit: &event.Exit{Cause: string(why), Planned: m.committed, InFlight: int(last.InFlight()), Accepting: int(last.Accepting), Idle: int(last.Idle)}})
+}

@@ -1,0 +1,137 @@
+package supervisor
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"revenant/supervisor/cgroup"
+	"revenant/supervisor/notify"
+)
+
+// platform is what a master wants from the operating system and from its
+// keeper. Tests put a fake in its place; nothing else here makes system calls
+// about processes.
+type platform struct {
+	// start runs a worker. wait returns once it has ended, its process group has
+	// been killed, and it was reaped; it is called once, from a goroutine.
+	start func(launch) (pid int, wait func() unix.WaitStatus, err error)
+	// kill sends a signal to a process, or to a group (negative). One that has
+	// gone is no error.
+	kill func(pid int, sig unix.Signal)
+	// parent is a process's parent, 0 when unknown.
+	parent func(pid int) int
+	// oomKills counts what the kernel killed in our cgroup for want of memory.
+	oomKills func() uint64
+	// store and remove hand descriptors to the keeper and take them back; tell
+	// sends it assignments.
+	store  func(name string, fd int)
+	remove func(name string)
+	tell   func(state ...string)
+	inbox  inbox
+}
+
+// inbox is where workers' messages arrive.
+type inbox interface {
+	Wait() error
+	TryReceive() (notify.Message, bool, error)
+}
+
+func systemPlatform(workers *notify.Server, keeper *notify.Client) platform {
+	return platform{
+		start:  startProcess,
+		kill:   func(pid int, sig unix.Signal) { _ = unix.Kill(pid, sig) },
+		parent: parentOf,
+		oomKills: func() uint64 {
+			n, _ := cgroup.Self().OOMKills() // a cgroup that cannot be read proves nothing
+			return n
+		},
+		// The keeper lives as long as we do or our lifeline ends: an error here is
+		// the beginning of that end, and not ours to handle.
+		store:  func(name string, fd int) { _ = keeper.SendFiles([]int{fd}, notify.StoreFD, notify.FDName(name)) },
+		remove: func(name string) { _ = keeper.Send(notify.RemoveFD, notify.FDName(name)) },
+		tell:   func(state ...string) { _ = keeper.Send(state...) },
+		inbox:  workers,
+	}
+}
+
+// startProcess forks and execs a worker in a session and process group of its
+// own. Descriptors go by number: an os.File around a listener would clear
+// O_NONBLOCK for all who share it (golang/go#29277).
+func startProcess(l launch) (int, func() unix.WaitStatus, error) {
+	pidfd := -1
+	pid, err := syscall.ForkExec(l.path, l.args, &syscall.ProcAttr{
+		Env: l.env, Files: l.files, Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
+	})
+	if err != nil {
+		return 0, nil, fmt.Errorf("cannot execute %s: %w", l.path, err)
+	}
+	// The kernel should take a worker before keeper or master. Raising needs no
+	// privilege; where it is refused the default is good enough.
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(workerOOMScore), 0)
+	return pid, func() unix.WaitStatus { return waitProcess(pid, pidfd) }, nil
+}
+
+const workerOOMScore = "200"
+
+// waitProcess waits in the runtime's poller, by the pidfd, so that 64 workers
+// cost no thread; where the kernel gives no pidfd, it blocks one. The group is
+// killed while the dead leader still holds its number.
+func waitProcess(pid, pidfd int) unix.WaitStatus {
+	if pidfd >= 0 {
+		awaitPidfd(pidfd, func(fd int) bool { return exited(unix.P_PIDFD, fd, unix.WNOHANG) })
+	} else {
+		exited(unix.P_PID, pid, 0)
+	}
+	_ = unix.Kill(-pid, unix.SIGKILL)
+	var status unix.WaitStatus
+	for {
+		if _, err := unix.Wait4(pid, &status, 0, nil); err != unix.EINTR {
+			return status
+		}
+	}
+}
+
+// exited looks for a dead child without reaping it.
+func exited(kind, id, flags int) bool {
+	for {
+		var info unix.Siginfo
+		err := unix.Waitid(kind, id, &info, unix.WEXITED|unix.WNOWAIT|flags, nil)
+		if err != unix.EINTR {
+			return err != nil || info.Signo != 0
+		}
+	}
+}
+
+// awaitPidfd owns the descriptor and returns when gone says so. It asks at once
+// and whenever the pidfd becomes readable.
+func awaitPidfd(pidfd int, gone func(fd int) bool) {
+	_ = unix.SetNonblock(pidfd, true)
+	f := os.NewFile(uintptr(pidfd), "pidfd")
+	defer f.Close()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Read(func(fd uintptr) bool { return gone(int(fd)) })
+}
+
+// parentOf reads the fourth field of /proc/PID/stat, behind the command's name
+// in parentheses, which may itself hold any character.
+func parentOf(pid int) int {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
+	fields := strings.Fields(rest)
+	if len(fields) < 2 {
+		return 0
+	}
+	parent, _ := strconv.Atoi(fields[1])
+	return parent
+}

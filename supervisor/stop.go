@@ -1,0 +1,125 @@
+package supervisor
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"revenant/supervisor/event"
+	"revenant/supervisor/notify"
+)
+
+// The stop without resets has three steps (DESIGN 4). First no new connection
+// gets into the queue, and the workers, which still serve, empty it. Then every
+// copy of the listening sockets is closed, so that a late client is refused at
+// once, and the workers are asked to drain. At the deadline what is left is cut.
+
+const (
+	// emptyQuiet is how long the queue must have been empty: the last ACK of a
+	// handshake may be under way when the filter is set.
+	emptyQuiet = 25 * time.Millisecond
+	// emptyLimit bounds the first step, when nobody accepts.
+	emptyLimit = time.Second
+)
+
+var stoppingNotice = []string{notify.Stopping, "STATUS=stopping"}
+
+// signal acts on what the keeper forwards.
+func (m *Master) signal(s os.Signal) {
+	switch s {
+	case unix.SIGTERM, unix.SIGINT, unix.SIGQUIT:
+		m.signals++
+		if m.signals > 1 {
+			m.stopNow(s.(unix.Signal))
+			return
+		}
+		m.stop("SIG" + signalName(s.(unix.Signal)))
+	case unix.SIGTTIN:
+		m.scaleBy(+1)
+	case unix.SIGTTOU:
+		m.scaleBy(-1)
+	default:
+		m.publish(event.Event{Kind: event.SignalIgnored, Message: "SIG" + signalName(s.(unix.Signal)) + " has no meaning here; see revenant run --help"})
+	}
+}
+
+func (m *Master) scaleBy(d int) {
+	if err := m.scale(len(m.seats) + d); err != nil {
+		m.publish(event.Event{Kind: event.Warning, Message: err.Error()})
+	}
+}
+
+// stop begins the orderly end. A second call changes nothing.
+func (m *Master) stop(why string) {
+	if m.phase != running {
+		return
+	}
+	m.phase = emptying
+	m.publish(event.Event{Kind: event.InstanceStopping, Message: why})
+	m.platform.tell(stoppingNotice...)
+	limit := emptyLimit
+	if m.countReady() == 0 {
+		limit = 0
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	m.hurry = cancel
+	// Ends within emptyLimit, sooner when hurried; Run waits for it. The sockets
+	// stay open meanwhile.
+	go func() {
+		m.emptyQueues(ctx)
+		m.emptied <- struct{}{}
+	}()
+}
+
+func (m *Master) emptyQueues(ctx context.Context) {
+	for _, s := range m.cfg.Sockets {
+		if err := s.StopNew(); err != nil {
+			m.publish(event.Event{Kind: event.Warning, Message: err.Error()})
+		}
+	}
+	for _, s := range m.cfg.Sockets {
+		_ = s.WaitEmpty(ctx, emptyQuiet)
+	}
+}
+
+// drainAll is the second step.
+func (m *Master) drainAll() {
+	if m.phase != emptying {
+		return
+	}
+	m.hurry()
+	m.phase = draining
+	m.closeSockets()
+	m.resize(0)
+}
+
+func (m *Master) closeSockets() {
+	for _, s := range m.cfg.Sockets {
+		m.platform.remove(notify.EscapeName(s.Name().String()))
+		_ = s.Unlink()
+		_ = s.Close()
+	}
+	m.cfg.Sockets = nil
+}
+
+// stopNow ends everything at once.
+func (m *Master) stopNow(s unix.Signal) {
+	m.outcome = &KilledError{s}
+	m.hurry()
+	m.resize(0)
+	for _, c := range m.children {
+		m.kill(c, causeRequested)
+	}
+}
+
+func (m *Master) countReady() int {
+	n := 0
+	for _, s := range m.seats {
+		if s.slot.phase == ready {
+			n++
+		}
+	}
+	return n
+}
