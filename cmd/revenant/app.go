@@ -1,0 +1,58 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"revenant/worker"
+	"revenant/worker/app"
+)
+
+// appCommand is the built-in application: what workers run, and by hand the same
+// server without a supervisor.
+func appCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "app [flags]",
+		Short: "Serve the built-in application without a supervisor",
+		Long: `Serve the built-in application in one plain process. This is also what the
+workers of an instance run, on the sockets that their master hands them.`,
+	}
+	s := addOptions(c.Flags(), runOptionsNamed("listen", "chaos", "chaos-token-file")...)
+	c.RunE = func(*cobra.Command, []string) error {
+		var err error
+		chaos := parse(s, &err, "chaos", boolean)
+		path := parse(s, &err, "chaos-token-file", tokenFile)
+		if err != nil {
+			return err
+		}
+		token := ""
+		if path != "" {
+			if token, err = readToken(path); err != nil {
+				return s.wrong("chaos-token-file", path, err)
+			}
+		}
+		addresses, err := listenAddresses(s)
+		if err != nil {
+			return err
+		}
+		names := make([]string, len(addresses))
+		for i, a := range addresses {
+			names[i] = a.String()
+		}
+		return worker.Run(context.Background(), app.New(app.Config{Identity: worker.Self(), Chaos: chaos, Token: token}), worker.WithListen(names...))
+	}
+	return c
+}
+
+func runOptionsNamed(names ...string) []option {
+	var found []option
+	for _, name := range names {
+		for _, o := range runOptions {
+			if o.name == name {
+				found = append(found, o)
+			}
+		}
+	}
+	return found
+}

@@ -1,0 +1,95 @@
+// Command revenant runs a web server that does not stay dead: a keeper, a
+// master, and a worker process per CPU on a shared listening socket.
+//
+// One binary plays every part. Which one is said once, by a variable that the
+// parent sets (notify.RoleVariable) and that is taken off here before anything
+// else runs; a process started by hand is the keeper or a client.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"revenant/supervisor"
+	"revenant/supervisor/control"
+	"revenant/supervisor/listen"
+	"revenant/supervisor/notify"
+)
+
+// Exit codes. They are part of the interface and stand in --help.
+const (
+	exitOK         = 0
+	exitFailed     = 1
+	exitUsage      = 2
+	exitNotReady   = 3
+	exitNotRunning = 4
+	exitNoWorker   = 10
+	exitCrashLoop  = 11
+	exitCannotBind = 12
+	exitSignal     = 128
+)
+
+func main() {
+	// Top and ps -e show this name also for what was started as /proc/self/exe.
+	_ = os.WriteFile("/proc/self/comm", []byte("revenant"), 0)
+	role := takeRole()
+	err := command(role).Execute()
+	if err != nil && !errors.Is(err, errSilent) {
+		fmt.Fprintln(os.Stderr, "revenant:", err)
+	}
+	os.Exit(exitCode(err))
+}
+
+// takeRole says what the parent started this process as, "" by hand. LISTEN_PID
+// could not be known before the fork, so it is set here (DESIGN 5).
+func takeRole() string {
+	role := os.Getenv(notify.RoleVariable)
+	if role != "" {
+		_ = os.Unsetenv(notify.RoleVariable)
+		_ = os.Setenv(notify.PIDVariable, strconv.Itoa(os.Getpid()))
+	}
+	return role
+}
+
+// codeError carries an exit code through the command line library.
+type codeError struct {
+	code int
+	error
+}
+
+func (e codeError) Unwrap() error { return e.error }
+
+// errSilent ends the program with a code and without a word: it was said before.
+var errSilent = errors.New("silent")
+
+func exitWith(code int) error {
+	if code == exitOK {
+		return nil
+	}
+	return codeError{code, errSilent}
+}
+
+func exitCode(err error) int {
+	var coded codeError
+	var killed *supervisor.KilledError
+	var bind *listen.BindError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &coded):
+		return coded.code
+	case errors.As(err, &killed):
+		return exitSignal + int(killed.Signal)
+	case errors.As(err, &bind):
+		return exitCannotBind
+	case errors.Is(err, supervisor.ErrNoWorkerReady):
+		return exitNoWorker
+	case errors.Is(err, supervisor.ErrCrashLoop):
+		return exitCrashLoop
+	case errors.Is(err, control.ErrNotRunning):
+		return exitNotRunning
+	}
+	return exitFailed
+}

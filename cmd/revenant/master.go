@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"revenant/supervisor"
+	"revenant/supervisor/cgroup"
+	"revenant/supervisor/control"
+	"revenant/supervisor/listen"
+	"revenant/supervisor/notify"
+)
+
+// lifelineName is the keeper's pipe among the inherited descriptors.
+const lifelineName = "lifeline"
+
+// inheritance is what the keeper gave a master.
+type inheritance struct {
+	instance   string
+	generation int
+	keeperPID  int
+	stored     []notify.NamedFile
+	keeper     *notify.Client
+}
+
+// runMaster is the supervising process of one generation.
+func runMaster(o instanceOptions) error {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTTIN, syscall.SIGTTOU,
+		syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
+	// Small and rarely busy: memory counts more than speed.
+	runtime.GOMAXPROCS(1)
+	debug.SetGCPercent(50)
+	in := inherit()
+	err := supervise(o, in, signals)
+	if err != nil {
+		// The end of the instance and not a death: the keeper shall not try again.
+		_ = in.keeper.Send(notify.Stopping)
+	}
+	return err
+}
+
+func inherit() inheritance {
+	in := inheritance{stored: notify.Inherited(os.Getenv), instance: os.Getenv(notify.InstanceVariable)}
+	in.generation, _ = strconv.Atoi(os.Getenv(notify.GenerationVariable))
+	in.keeperPID, _ = strconv.Atoi(os.Getenv(notify.KeeperPIDVariable))
+	in.keeper, _ = notify.FromEnv()
+	return in
+}
+
+func supervise(o instanceOptions, in inheritance, signals <-chan os.Signal) error {
+	log := newLogger(o.logFormat, "master")
+	cfg, err := configure(o, in, log)
+	if err != nil {
+		return err
+	}
+	workers, err := notify.Listen(fmt.Sprintf("revenant/%s/g%d/%d", in.instance, in.generation, os.Getpid()))
+	if err != nil {
+		return err
+	}
+	defer workers.Close()
+	cfg.Program = builtIn(o, workers.Address())
+	m, err := supervisor.New(cfg, in.stored, workers, in.keeper)
+	if err != nil {
+		return err
+	}
+	defer logEvents(log, m.Events())()
+	socket, err := control.Listen(controlSocket(o.dir))
+	if err != nil {
+		return codeError{exitUsage, fmt.Errorf("--runtime-dir %s: %w", runtimeDir(o.settings), err)}
+	}
+	server := control.New(m)
+	// Ends with Close, below.
+	go func() {
+		if err := server.Serve(socket); err != nil {
+			log.Error("control socket failed", "err", err)
+		}
+	}()
+	defer server.Close()
+	ctx, cancel := lifelineContext(cfg.Lifeline)
+	defer cancel()
+	return m.Run(ctx, signals)
+}
+
+// configure turns settings and inheritance into what the master is told.
+func configure(o instanceOptions, in inheritance, log *slog.Logger) (supervisor.Config, error) {
+	host := cgroup.Self()
+	cpus, memory := host.CPUs(), host.Memory()
+	n, why := o.workers.Workers(cpus)
+	for _, err := range append(cpus.Ignored, memory.Ignored...) {
+		log.Warn("cgroup file ignored", "err", err)
+	}
+	sockets, err := openSockets(o, in.stored)
+	if err != nil {
+		return supervisor.Config{}, err
+	}
+	log.Info("instance starts", "instance", in.instance, "name", o.name, "generation", in.generation, "listen", bound(sockets),
+		"workers", n, "why", why, "control", controlSocket(o.dir))
+	if memory.KilledTogether {
+		log.Warn("memory.oom.group is set: one worker that runs out of memory ends the whole container", "limit", memory.Rule)
+	}
+	return supervisor.Config{
+		Instance: in.instance, Name: o.name, Version: version(), Generation: in.generation, KeeperPID: in.keeperPID,
+		Workers: n, Policy: o.policy, Chaos: o.chaos, Sockets: sockets, Lifeline: named(in.stored, lifelineName),
+		Procs:  func(n int) []int { return o.workers.Procs(cpus, n) },
+		Memory: memory.Share,
+	}, nil
+}
+
+func bound(sockets []*listen.Socket) string {
+	names := make([]string, len(sockets))
+	for i, s := range sockets {
+		names[i] = s.Bound().String()
+	}
+	return strings.Join(names, ",")
+}
+
+func named(stored []notify.NamedFile, name string) int {
+	for _, f := range stored {
+		if notify.UnescapeName(f.Name) == name {
+			return f.FD
+		}
+	}
+	return -1
+}
+
+// openSockets takes back the sockets that the keeper kept and binds the others.
+func openSockets(o instanceOptions, stored []notify.NamedFile) ([]*listen.Socket, error) {
+	var sockets []*listen.Socket
+	for _, address := range o.listen {
+		s, err := openSocket(address, named(stored, address.String()))
+		if err != nil {
+			for _, s := range sockets {
+				_ = s.Unlink()
+			}
+			_, source := o.settings.get("listen")
+			return nil, fmt.Errorf("%s %w", source, err)
+		}
+		sockets = append(sockets, s)
+	}
+	return sockets, nil
+}
+
+func openSocket(address listen.Address, kept int) (*listen.Socket, error) {
+	if kept >= 0 {
+		return listen.Adopt(kept, address.String())
+	}
+	return listen.Bind(context.Background(), address)
+}
+
+// builtIn is the built-in application, as workers run it.
+func builtIn(o instanceOptions, notifySocket string) supervisor.Program {
+	args := []string{"app"}
+	if o.chaos {
+		args = append(args, "--chaos")
+	}
+	if o.tokenFile != "" {
+		args = append(args, "--chaos-token-file="+o.tokenFile)
+	}
+	return supervisor.Program{Path: "/proc/self/exe", Args: args, Environ: workerEnviron(os.Environ()), Notify: notifySocket}
+}
+
+// workerEnviron is the operator's environment without anything of ours: what the
+// keeper set for the master, and the settings of revenant itself.
+func workerEnviron(environ []string) []string {
+	ours := map[string]bool{}
+	for _, o := range runOptions {
+		ours[o.variable()] = true
+	}
+	var kept []string
+	for _, line := range notify.Clean(environ) {
+		if key, _, _ := strings.Cut(line, "="); !ours[key] {
+			kept = append(kept, line)
+		}
+	}
+	return kept
+}
+
+// lifelineContext ends when the keeper does.
+func lifelineContext(fd int) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	if fd < 0 {
+		return ctx, cancel
+	}
+	// The workers get the number, so this reader has a duplicate of its own.
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return ctx, cancel
+	}
+	_ = unix.SetNonblock(own, true)
+	pipe := os.NewFile(uintptr(own), lifelineName)
+	// Ends with the keeper, or with this process.
+	go func() {
+		_, _ = pipe.Read(make([]byte, 1))
+		cancel()
+	}()
+	return ctx, cancel
+}

@@ -1,0 +1,217 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"revenant/supervisor"
+	"revenant/supervisor/cgroup"
+	"revenant/supervisor/listen"
+)
+
+// option is one setting: a flag, and the same as a variable in the environment.
+// The flag wins. Values are read here and not by the flag library, so that every
+// error has the same form: the name that was used, the value, the cause, the
+// remedy.
+type option struct {
+	name  string
+	value string // the default
+	usage string
+	bare  string // value of the flag without one, "" if it needs one
+}
+
+// The settings of revenant run.
+var runOptions = []option{
+	{"listen", "tcp://127.0.0.1:3000", "where to listen: tcp://HOST:PORT or unix:/PATH; may be given again, or a list with commas", ""},
+	{"workers", "auto", "how many workers: auto (one per CPU that we may use, at least 2), N, or auto/K for one of K instances on a host", ""},
+	nameOption,
+	runtimeDirOption,
+	{"start-timeout", "30s", "how long a worker may take until it is ready", ""},
+	{"drain-timeout", "25s", "how long a worker may take to finish its requests when asked to leave; then it is cut", ""},
+	{"on-crash-loop", "backoff", "when every worker crashes again and again: backoff (never give up) or exit (code 11)", ""},
+	{"chaos", "false", "let GET /workerKiller end workers", "true"},
+	{"chaos-token-file", "", "file with the token that /workerKiller asks for", ""},
+	{"log-format", "auto", "auto (pretty on a terminal, else json), json or pretty", ""},
+}
+
+// Settings that name an instance: run and all clients have them.
+var (
+	nameOption       = option{"name", "default", "name of the instance on this machine", ""}
+	runtimeDirOption = option{"runtime-dir", "", "folder for the control socket (default $RUNTIME_DIRECTORY, /run/revenant for root, $XDG_RUNTIME_DIR/revenant, /tmp/revenant-UID)", ""}
+)
+
+func (o option) variable() string {
+	return "REVENANT_" + strings.ToUpper(strings.ReplaceAll(o.name, "-", "_"))
+}
+
+// settings reads options from flags and environment.
+type settings struct {
+	flags   *pflag.FlagSet
+	options map[string]option
+}
+
+// addOptions declares flags and returns their reader.
+func addOptions(flags *pflag.FlagSet, options ...option) *settings {
+	s := &settings{flags: flags, options: make(map[string]option, len(options))}
+	flags.SortFlags = false
+	for _, o := range options {
+		usage := o.usage + " [$" + o.variable() + "]"
+		if o.name == "listen" {
+			flags.StringArray(o.name, []string{o.value}, usage)
+		} else {
+			flags.String(o.name, o.value, usage)
+		}
+		flags.Lookup(o.name).NoOptDefVal = o.bare
+		s.options[o.name] = o
+	}
+	return s
+}
+
+// get returns a setting's values and what they were called where they came from.
+func (s *settings) get(name string) (values []string, source string) {
+	o := s.options[name]
+	flag := s.flags.Lookup(name)
+	if list, ok := flag.Value.(pflag.SliceValue); ok {
+		values = list.GetSlice()
+	} else {
+		values = []string{flag.Value.String()}
+	}
+	source = "--" + name
+	if v, ok := os.LookupEnv(o.variable()); ok && v != "" && !flag.Changed {
+		values, source = []string{v}, o.variable()
+	}
+	return values, source
+}
+
+func (s *settings) one(name string) string {
+	values, _ := s.get(name)
+	return values[len(values)-1]
+}
+
+// parse reads a setting with a function whose errors say cause and remedy.
+func parse[T any](s *settings, err *error, name string, read func(string) (T, error)) (result T) {
+	if *err != nil {
+		return result
+	}
+	value := s.one(name)
+	result, e := read(value)
+	if e != nil {
+		*err = s.wrong(name, value, e)
+	}
+	return result
+}
+
+// wrong is the one form of an error about a setting.
+func (s *settings) wrong(name, value string, cause error) error {
+	_, source := s.get(name)
+	text := cause.Error()
+	text = strings.TrimPrefix(strings.TrimPrefix(text, value), ": ")
+	return codeError{exitUsage, fmt.Errorf("%s %s: %s", source, value, text)}
+}
+
+func oneOf(words ...string) func(string) (string, error) {
+	return func(value string) (string, error) {
+		if !slices.Contains(words, value) {
+			return "", fmt.Errorf("unknown value (use %s)", strings.Join(words, ", "))
+		}
+		return value, nil
+	}
+}
+
+func duration(value string) (time.Duration, error) {
+	d, err := time.ParseDuration(value)
+	if err != nil || d <= 0 {
+		return 0, fmt.Errorf("not a positive duration (write it like 30s or 1m30s)")
+	}
+	return d, nil
+}
+
+func boolean(value string) (bool, error) {
+	word, err := oneOf("true", "false")(value)
+	return word == "true", err
+}
+
+// instanceOptions are the settings of revenant run, understood.
+type instanceOptions struct {
+	name      string
+	dir       string // of this instance: RUNTIME-DIR/NAME
+	listen    []listen.Address
+	workers   cgroup.Spec
+	policy    supervisor.Policy
+	chaos     bool
+	tokenFile string
+	logFormat string
+	settings  *settings
+}
+
+func readOptions(s *settings) (o instanceOptions, err error) {
+	o.settings = s
+	o.name = parse(s, &err, "name", instanceName)
+	o.workers = parse(s, &err, "workers", cgroup.ParseSpec)
+	o.policy.StartTimeout = parse(s, &err, "start-timeout", duration)
+	o.policy.DrainTimeout = parse(s, &err, "drain-timeout", duration)
+	o.policy.ExitOnCrashLoop = parse(s, &err, "on-crash-loop", oneOf("backoff", "exit")) == "exit"
+	o.chaos = parse(s, &err, "chaos", boolean)
+	o.tokenFile = parse(s, &err, "chaos-token-file", tokenFile)
+	o.logFormat = parse(s, &err, "log-format", oneOf("auto", "json", "pretty"))
+	if err == nil {
+		o.dir = instanceDir(s, o.name)
+		o.listen, err = listenAddresses(s)
+	}
+	return o, err
+}
+
+func listenAddresses(s *settings) ([]listen.Address, error) {
+	var addresses []listen.Address
+	seen := map[string]bool{}
+	values, _ := s.get("listen")
+	for _, list := range values {
+		for value := range strings.SplitSeq(list, ",") {
+			a, err := listen.Parse(strings.TrimSpace(value))
+			if err != nil {
+				return nil, s.wrong("listen", value, err)
+			}
+			if seen[a.String()] {
+				return nil, s.wrong("listen", value, fmt.Errorf("given twice (remove one)"))
+			}
+			seen[a.String()] = true
+			addresses = append(addresses, a)
+		}
+	}
+	return addresses, nil
+}
+
+// tokenFile checks that the token can be read before anything starts.
+func tokenFile(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	_, err := readToken(path)
+	return path, err
+}
+
+func readToken(path string) (string, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("cannot read the token: %w (name a file that this user can read)", cause(err))
+	}
+	token := strings.TrimSpace(string(text))
+	if token == "" {
+		return "", fmt.Errorf("the file holds no token (write one line into it)")
+	}
+	return token, nil
+}
+
+// usageError is the form of an error about anything on the command line.
+func usageError(name, value string, cause error) error {
+	return fmt.Errorf("%s %s: %w", name, value, cause)
+}
+
+func joinOr(words []string) string {
+	return strings.Join(words[:len(words)-1], ", ") + " or " + words[len(words)-1]
+}

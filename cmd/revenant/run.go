@@ -1,0 +1,80 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"revenant/supervisor/keeper"
+)
+
+const runLong = `Run an instance in the foreground: a keeper (this process), a master, and the
+workers. It serves the built-in application until it is told to stop.`
+
+const runTables = `
+Signals to this process:
+  TERM, INT, QUIT   stop: finish every request, then exit with 0; a second one stops at once
+  TTIN, TTOU        one worker more, one less
+  all others        no meaning, ignored
+
+Exit codes:
+  0    stopped, everything was drained or cut at the drain timeout
+  1    failed                     2    wrong usage or configuration
+  3    not ready (health)         4    no instance is running (ps, stop, ...)
+  10   no worker became ready     11   every worker crashes (--on-crash-loop exit)
+  12   cannot bind an address     128+N  stopped at once by a second signal N
+`
+
+// runCommand is the keeper, or the master when the keeper started it with the
+// same command line.
+func runCommand(master bool) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "run [flags]",
+		Short: "Run an instance in the foreground",
+		Long:  runLong,
+		Example: `  revenant run --chaos
+  revenant run --listen tcp://127.0.0.1:3001 --name two --workers auto/2
+  revenant run --listen unix:/run/app.sock`,
+	}
+	c.SetUsageTemplate(c.UsageTemplate() + runTables)
+	s := addOptions(c.Flags(), runOptions...)
+	c.RunE = func(*cobra.Command, []string) error {
+		o, err := readOptions(s)
+		if err != nil {
+			return err
+		}
+		if master {
+			return runMaster(o)
+		}
+		return runKeeper(o)
+	}
+	return c
+}
+
+// runKeeper claims the name and becomes the first process of the instance.
+func runKeeper(o instanceOptions) error {
+	claimed, err := claim(o.dir)
+	if err != nil {
+		name, value := "runtime-dir", runtimeDir(o.settings)
+		if running := new(runningError); errors.As(err, &running) {
+			name, value = "name", o.name
+		}
+		return o.settings.wrong(name, value, err)
+	}
+	defer claimed.release()
+	id, err := uuid.NewRandom()
+	if err != nil {
+		return fmt.Errorf("cannot name the instance: %w", err)
+	}
+	log := newLogger(o.logFormat, "keeper").With("instance", id)
+	return exitWith(keeper.Run(keeper.Config{
+		Instance:     id.String(),
+		Args:         os.Args[1:],
+		Environ:      os.Environ(),
+		DrainTimeout: o.policy.DrainTimeout,
+		Logger:       log,
+	}))
+}
