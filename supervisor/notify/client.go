@@ -120,7 +120,7 @@ func await(ctx context.Context, f *os.File) (Message, error) {
 	var ok bool
 	var received error
 	err = raw.Read(func(fd uintptr) bool {
-		m, ok, received = receive(int(fd))
+		m, ok, received = receiveAnswer(int(fd))
 		return received != unix.EAGAIN && received != unix.EINTR
 	})
 	switch {
@@ -132,4 +132,15 @@ func await(ctx context.Context, f *os.File) (Message, error) {
 		return Message{}, ErrNoAnswer
 	}
 	return m, nil
+}
+
+// receiveAnswer is receive on a stream of packets, where ok is false at its end. The kernel finds
+// no packet and then, in a second step, that the other end is closed: a packet sent between the two
+// steps is still to be read, so the end counts only when it is seen twice.
+func receiveAnswer(fd int) (m Message, ok bool, err error) {
+	m, ok, err = receive(fd)
+	if err == nil && !ok {
+		m, ok, err = receive(fd)
+	}
+	return m, ok, err
 }
