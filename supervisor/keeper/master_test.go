@@ -169,7 +169,7 @@ func TestManyDeathsLeaveNothingBehind(t *testing.T) {
 	m := i.master(1)
 	m.does("listen tcp")
 	m.does("say READY=1")
-	filesBefore, threadsBefore := 0, 0
+	filesBefore, threadsBefore := files(), threads()
 	for generation := 2; generation <= 201; generation++ {
 		m.kill()
 		m = i.master(generation)
@@ -177,11 +177,13 @@ func TestManyDeathsLeaveNothingBehind(t *testing.T) {
 		m.does("say READY=1")
 		i.logged("master ready", "generation", m.generation)
 		if generation == 10 {
-			filesBefore, threadsBefore = files(), threads()
+			filesBefore, threadsBefore = max(filesBefore, files()), max(threadsBefore, threads())
 		}
 	}
-	if files() != filesBefore || threads() > threadsBefore+2 || i.children() != 1 {
-		t.Errorf("after 200 deaths %d descriptors (%d before), %d threads (%d), %d children", files(), filesBefore, threads(), threadsBefore, i.children())
+	// A look at the children or a message under way has one open for a moment.
+	i.eventually("no more descriptors than before", func() bool { return files() <= filesBefore })
+	if threads() > threadsBefore+2 || i.children() != 1 {
+		t.Errorf("after 200 deaths %d threads (%d before), %d children", threads(), threadsBefore, i.children())
 	}
 	i.seen = nil
 }

@@ -51,6 +51,24 @@ func TestSecondStopSignalEndsAllAtOnce(t *testing.T) {
 	})
 }
 
+func TestSecondStopSignalCutsTheDrainOfOrphansShort(t *testing.T) {
+	inBothPlaces(t, func(t *testing.T, place string) {
+		i := begin(t, place)
+		m := i.master(1)
+		deaf := m.worker("1", "deaf")
+		m.does("say READY=1")
+		i.signal(unix.SIGTERM)
+		m.does("say STOPPING=1")
+		m.order("exit 0")
+		i.said("X_WORKER=1", "X_SIGNAL=SIGTERM")
+		i.signal(unix.SIGINT)
+		i.ends(128 + 2)
+		if alive(deaf) {
+			t.Error("the deaf worker outlived its instance")
+		}
+	})
+}
+
 func TestOtherSignalsAreForwardedOrIgnored(t *testing.T) {
 	inBothPlaces(t, func(t *testing.T, place string) {
 		i := begin(t, place)
