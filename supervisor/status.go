@@ -17,24 +17,29 @@ import (
 
 // Status is the instance at one moment, in the words of `revenant ps -o json`.
 type Status struct {
-	Instance   string         `json:"instance"`
-	Name       string         `json:"name"`
-	Version    string         `json:"version"`
-	Generation int            `json:"generation"`
-	State      string         `json:"state"` // starting, ready, degraded, stopping
-	Ready      int            `json:"ready"`
-	Desired    int            `json:"desired"`
-	KeeperPID  int            `json:"keeper_pid,omitempty"`
-	MasterPID  int            `json:"master_pid"`
-	Since      time.Time      `json:"since"` // start of this master
-	Listeners  []string       `json:"listeners"`
-	Requests   uint64         `json:"requests"` // answered, over all workers that ever were
-	Workers    []WorkerStatus `json:"workers"`
+	Instance   string `json:"instance"`
+	Name       string `json:"name"`
+	Version    string `json:"version"`
+	Generation int    `json:"generation"`
+	State      string `json:"state"` // starting, ready, degraded, recovering, stopping
+	Ready      int    `json:"ready"`
+	Desired    int    `json:"desired"`
+	KeeperPID  int    `json:"keeper_pid,omitempty"`
+	MasterPID  int    `json:"master_pid"`
+	// Orphans are workers of a dead master. Until ours are ready (recovering)
+	// they serve; then they drain.
+	Orphans   int            `json:"orphans,omitempty"`
+	Since     time.Time      `json:"since"` // start of this master
+	Listeners []string       `json:"listeners"`
+	Requests  uint64         `json:"requests"` // answered, over all workers that ever were
+	Workers   []WorkerStatus `json:"workers"`
 }
 
-// Healthy tells whether the instance can serve: at least one worker is ready,
-// and it is not on its way out.
-func (s Status) Healthy() bool { return s.Ready > 0 && s.State != "stopping" }
+// Healthy tells whether the instance can serve: at least one worker is ready, be
+// it one of a master that died a moment ago, and it is not on its way out.
+func (s Status) Healthy() bool {
+	return s.State != "stopping" && (s.Ready > 0 || s.State == "recovering")
+}
 
 // WorkerStatus is a slot with its worker, or a worker that drains beside its
 // slot. CPU and memory are 0 where /proc does not tell.
@@ -98,7 +103,7 @@ func (m *Master) Status(ctx context.Context) (Status, error) {
 func (m *Master) status(now time.Time) Status {
 	s := Status{
 		Instance: m.cfg.Instance, Name: m.cfg.Name, Version: m.cfg.Version, Generation: m.cfg.Generation,
-		Ready: m.countReady(), Desired: len(m.seats), KeeperPID: m.cfg.KeeperPID, MasterPID: os.Getpid(), Since: m.began,
+		Ready: m.countReady(), Desired: len(m.seats), KeeperPID: m.cfg.KeeperPID, MasterPID: os.Getpid(), Orphans: len(m.orphans), Since: m.began,
 		Listeners: []string{}, Workers: make([]WorkerStatus, 0, len(m.seats)),
 	}
 	s.State = m.stateWord(s.Ready)
@@ -130,6 +135,8 @@ func (m *Master) stateWord(serving int) string {
 		return "stopping"
 	case serving == len(m.seats):
 		return "ready"
+	case !m.committed && len(m.orphans) > 0:
+		return "recovering"
 	case !m.committed && serving == 0:
 		return "starting"
 	}

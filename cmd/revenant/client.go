@@ -16,7 +16,8 @@ func addTarget(c *cobra.Command) func() (*control.Client, error) {
 		if err != nil {
 			return nil, err
 		}
-		return control.Dial(controlSocket(instanceDir(s, name))), nil
+		dir := instanceDir(s, name)
+		return control.Dial(controlSocket(dir), func() bool { return claimed(dir) }), nil
 	}
 }
 

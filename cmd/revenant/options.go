@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -110,7 +111,9 @@ func parse[T any](s *settings, err *error, name string, read func(string) (T, er
 func (s *settings) wrong(name, value string, cause error) error {
 	_, source := s.get(name)
 	text := cause.Error()
-	text = strings.TrimPrefix(strings.TrimPrefix(text, value), ": ")
+	for _, repeated := range []string{value, strconv.Quote(value)} {
+		text = strings.TrimPrefix(text, repeated+": ")
+	}
 	return codeError{exitUsage, fmt.Errorf("%s %s: %s", source, value, text)}
 }
 

@@ -93,7 +93,9 @@ func printStatus(out io.Writer, s supervisor.Status, before *supervisor.Status, 
 // verdict is the first line: how is it, and what should worry me?
 func verdict(s supervisor.Status, now time.Time) string {
 	parts := []string{fmt.Sprintf("%s %d/%d", strings.ToUpper(s.State), s.Ready, s.Desired), fmt.Sprintf("generation %d", s.Generation)}
-	if draining := former(s); draining > 0 {
+	if s.State == "recovering" {
+		parts = append(parts, fmt.Sprintf("%d workers of the master that died go on serving", s.Orphans))
+	} else if draining := former(s); draining > 0 {
 		parts = append(parts, fmt.Sprintf("%d draining", draining))
 	}
 	for _, w := range s.Workers {

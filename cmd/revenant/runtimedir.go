@@ -104,6 +104,16 @@ func private(dir string) error {
 	return nil
 }
 
+// claimed tells whether an instance holds the folder's lock.
+func claimed(dir string) bool {
+	lock, err := os.Open(filepath.Join(dir, "lock"))
+	if err != nil {
+		return false
+	}
+	defer lock.Close()
+	return unix.Flock(int(lock.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil
+}
+
 func sameFile(lock *os.File) bool {
 	held, err1 := lock.Stat()
 	named, err2 := os.Stat(lock.Name())

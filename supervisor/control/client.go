@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strconv"
 	"syscall"
+	"time"
 
 	"revenant/supervisor"
 	"revenant/supervisor/event"
@@ -23,16 +24,47 @@ var ErrNotRunning = errors.New("no instance is running")
 
 // Client talks to one instance.
 type Client struct {
-	path string
-	http http.Client
+	path  string
+	alive func() bool
+	http  http.Client
 }
 
-// Dial makes a client for the socket at path. Nothing is sent yet.
-func Dial(path string) *Client {
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", path)
+// patience is how long a living instance may be without a master that answers:
+// its keeper replaces one that died in some ten milliseconds.
+const (
+	patience = 2 * time.Second
+	askAgain = 10 * time.Millisecond
+)
+
+// Dial makes a client for the socket at path. Nothing is sent yet. While alive
+// says that the instance exists, a socket on which nobody answers is tried again
+// for a moment: its master may have died just now. Nil means it does not.
+func Dial(path string, alive func() bool) *Client {
+	c := &Client{path: path, alive: alive}
+	c.http.Transport = &http.Transport{DialContext: c.dial, DisableKeepAlives: true}
+	return c
+}
+
+func (c *Client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	again := time.NewTicker(askAgain)
+	defer again.Stop()
+	for {
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", c.path)
+		if !nobody(err) || c.alive == nil || !c.alive() {
+			return conn, err
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return nil, err
+		}
 	}
-	return &Client{path: path, http: http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
+}
+
+func nobody(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // Status asks how the instance is.
@@ -92,6 +124,13 @@ func (c *Client) post(ctx context.Context, path string, body any) error {
 	return answer.Close()
 }
 
+// cutOff tells that the master died with our connection in its queue: a question
+// may then be asked again.
+func (c *Client) cutOff(err error) bool {
+	cut := errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF)
+	return cut && c.alive != nil && c.alive()
+}
+
 // call sends a request and returns the body of a good answer.
 func (c *Client) call(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, error) {
 	r, err := http.NewRequestWithContext(ctx, method, "http://instance"+path, body)
@@ -99,8 +138,11 @@ func (c *Client) call(ctx context.Context, method, path string, body io.Reader) 
 		return nil, err
 	}
 	answer, err := c.http.Do(r)
+	if err != nil && method == http.MethodGet && c.cutOff(err) {
+		answer, err = c.http.Do(r)
+	}
 	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+	case nobody(err):
 		return nil, fmt.Errorf("%w (nobody answers on %s)", ErrNotRunning, c.path)
 	case err != nil:
 		var operation *net.OpError

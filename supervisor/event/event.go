@@ -88,7 +88,7 @@ func (e Event) Level() slog.Level {
 		}
 	case WorkerBackoff, InstanceDegraded, Lost, Warning, ChaosRefused, SignalIgnored:
 		return slog.LevelWarn
-	case WorkerStarted, WorkerStopping:
+	case WorkerStarted, WorkerStopping, MasterReady:
 		return slog.LevelDebug
 	}
 	return slog.LevelInfo
@@ -113,8 +113,10 @@ func (e Event) Attrs() []slog.Attr {
 		attrs = append(attrs, slog.Float64("start_ms", e.Start))
 	}
 	if e.Exit != nil {
-		attrs = append(attrs, slog.String("cause", e.Cause), slog.Bool("planned", e.Planned),
-			slog.Int("in_flight", e.InFlight), slog.String("uptime", Humane(time.Duration(e.Uptime*1e6))))
+		attrs = append(attrs, slog.String("cause", e.Cause), slog.Bool("planned", e.Planned), slog.Int("in_flight", e.InFlight))
+		if e.Uptime != 0 { // that of an orphan is not known
+			attrs = append(attrs, slog.String("uptime", Humane(time.Duration(e.Uptime*1e6))))
+		}
 	}
 	if e.NextStart != nil {
 		attrs = append(attrs, slog.String("next_start_in", Humane(e.NextStart.Sub(e.Time))))
