@@ -61,8 +61,9 @@ type keeper struct {
 	deaths    int       // since a master last proved stable
 	startAt   time.Time // of the next master, zero while one lives
 
-	orphans map[int]*orphan
-	lookAt  time.Time
+	orphans    map[int]*orphan // by pid, until they are reaped
+	lookAt     time.Time
+	limboPause time.Duration
 
 	stops     int // stop signals so far
 	ending    bool

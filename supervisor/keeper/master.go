@@ -112,8 +112,11 @@ func (k *keeper) hear(m notify.Message, now time.Time) {
 		k.committed = k.master.generation
 		k.Logger.Info("master ready", "generation", k.committed, "pid", m.PID, "took", now.Sub(k.master.startedAt))
 		k.sayAbove(notify.Ready)
+		k.limboPause = limboPause
 		k.look(now)
-		k.lookAt = now.Add(lookAgain)
+		if k.lookAt.IsZero() {
+			k.lookAt = now.Add(lookAgain)
+		}
 	}
 	if m.Says(notify.Stopping) {
 		k.master.stopping = true
@@ -164,9 +167,10 @@ func (k *keeper) died(now time.Time, why ...any) {
 		k.end(ExitGaveUp, now)
 		return
 	}
-	pause := pause(k.deaths)
-	k.startAt = now.Add(pause)
-	k.Logger.Warn("master died", append(facts, "restart_in", pause)...)
+	wait := pause(k.deaths)
+	k.startAt = now.Add(wait)
+	k.Logger.Warn("master died", append(facts, "restart_in", wait)...)
+	k.limboPause = limboPause
 	k.look(now)
 }
 

@@ -40,8 +40,7 @@ func (k *keeper) reap(now time.Time) {
 		o := k.orphans[pid]
 		delete(k.orphans, pid)
 		if o != nil && o.generation > 0 {
-			k.Logger.Info("orphaned worker exited", "worker", o.worker, "slot", o.slot,
-				"generation", o.generation, "pid", pid, cause(status), "asked", !o.killAt.IsZero())
+			k.Logger.Info("orphaned worker exited", append(o.facts(pid), cause(status), "asked", !o.killAt.IsZero())...)
 			look = true // its own children may be ours now
 			continue
 		}
@@ -58,21 +57,19 @@ func (k *keeper) reap(now time.Time) {
 func (k *keeper) look(now time.Time) {
 	k.lookAt = time.Time{}
 	for _, pid := range children() {
-		if pid == k.master.pid {
+		if pid == k.master.pid || k.orphans[pid] != nil {
 			continue
 		}
-		o := k.orphans[pid]
-		if o == nil {
-			found, limbo := identify(pid, k.Instance)
-			if limbo && !k.ending {
-				k.lookAt = now.Add(limboPause)
-			}
-			if found.generation == 0 && !k.ending {
-				continue // a stranger: none of our business before the end
-			}
-			o = &found
-			k.orphans[pid] = o
+		o, limbo := identify(pid, k.Instance)
+		// A stranger is none of our business before the end.
+		if o.generation > 0 || k.ending {
+			k.orphans[pid] = &o
+		} else if limbo && k.lookAt.IsZero() {
+			k.lookAt = now.Add(k.limboPause)
+			k.limboPause = min(2*k.limboPause, longestStep)
 		}
+	}
+	for pid, o := range k.orphans {
 		if !k.wanted(o) {
 			k.retire(pid, o, now)
 		}
@@ -87,7 +84,7 @@ func (k *keeper) wanted(o *orphan) bool {
 
 // retire asks an orphan to leave, once, and kills it and its group when it has not in time.
 func (k *keeper) retire(pid int, o *orphan, now time.Time) {
-	facts := []any{"worker", o.worker, "slot", o.slot, "generation", o.generation, "pid", pid}
+	facts := o.facts(pid)
 	switch {
 	case o.killAt.IsZero():
 		k.Logger.Info("orphan asked to leave", append(facts, "kill_in", k.DrainTimeout)...)
@@ -98,6 +95,13 @@ func (k *keeper) retire(pid int, o *orphan, now time.Time) {
 		o.killAt = now.Add(time.Second)
 		kill(pid)
 	}
+}
+
+func (o *orphan) facts(pid int) []any {
+	if o.generation == 0 {
+		return []any{"pid", pid}
+	}
+	return []any{"worker", o.worker, "slot", o.slot, "generation", o.generation, "pid", pid}
 }
 
 // identify reads who a child is from the environment it was started with. One that is in limbo,
