@@ -63,7 +63,7 @@ func playKeeper() {
 	drain, err := time.ParseDuration(os.Getenv("KEEPER_TEST_DRAIN"))
 	must(err)
 	if os.Getenv("KEEPER_TEST_HASTY") != "" {
-		masterGrace, stableAfter = 0, 0
+		masterGrace, stableAfter, startShare = 0, 0, 1
 	}
 	if os.Getenv("KEEPER_TEST_BLIND") != "" {
 		lookAgain, limboPause = time.Hour, time.Hour

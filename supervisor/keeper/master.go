@@ -18,8 +18,11 @@ const (
 	maxMasters  = 5 // to try before the first readiness
 )
 
-// stableAfter is the time of readiness that forgives the deaths before. A variable, for tests that cannot wait.
-var stableAfter = 10 * time.Second
+// Variables, for tests that cannot wait.
+var (
+	stableAfter = 10 * time.Second // of readiness forgives the deaths before
+	startShare  = 5                // one part in so many of the time may go into starting masters that are killed
+)
 
 // master is the current one, its pid 0 when there is none.
 type master struct {
@@ -44,7 +47,7 @@ func (k *keeper) start(now time.Time) {
 		Sys: &syscall.SysProcAttr{Setpgid: true},
 	})
 	if err != nil {
-		k.died(now, "err", fmt.Errorf("cannot start %s: %w", k.Executable, err))
+		k.died(now, false, "err", fmt.Errorf("cannot start %s: %w", k.Executable, err))
 		return
 	}
 	k.master.pid, k.childless = pid, false
@@ -145,7 +148,7 @@ func (k *keeper) exited(status syscall.WaitStatus, now time.Time) {
 	case asked: // before it could catch the signal
 		code = 0
 	case k.stops == 0 && !k.master.stopping:
-		k.died(now, cause(status))
+		k.died(now, fromOutside(status), cause(status))
 		return
 	}
 	k.Logger.Info("master left", "generation", k.master.generation, "pid", k.master.pid, cause(status), "code", code)
@@ -153,25 +156,37 @@ func (k *keeper) exited(status syscall.WaitStatus, now time.Time) {
 	k.end(code, now)
 }
 
-// died plans the next master, or gives up when none has ever been ready.
-func (k *keeper) died(now time.Time, why ...any) {
+// died plans the next master, or gives up when none has ever been ready. One that was ready and was
+// killed is no crash: its successor starts at once, unless starting would eat the machine.
+func (k *keeper) died(now time.Time, killed bool, why ...any) {
 	m := k.master
 	k.master.pid = 0
 	if !m.readyAt.IsZero() && now.Sub(m.readyAt) >= stableAfter {
 		k.deaths = 0
 	}
-	k.deaths++
+	var wait time.Duration
+	if killed && !m.readyAt.IsZero() {
+		boot := m.readyAt.Sub(m.startedAt)
+		wait = max(0, m.readyAt.Add(boot*time.Duration(startShare-1)).Sub(now))
+	} else {
+		k.deaths++
+		wait = pause(k.deaths)
+	}
 	facts := append([]any{"generation", m.generation, "pid", m.pid, "uptime", now.Sub(m.startedAt)}, why...)
 	if k.committed == 0 && k.started >= maxMasters {
 		k.Logger.Error("giving up: no master became ready", append(facts, "masters", k.started)...)
 		k.end(ExitGaveUp, now)
 		return
 	}
-	wait := pause(k.deaths)
 	k.startAt = now.Add(wait)
 	k.Logger.Warn("master died", append(facts, "restart_in", wait)...)
 	k.limboPause = limboPause
 	k.look(now)
+}
+
+// fromOutside tells whether somebody else ended the process: a Go program does not raise these itself.
+func fromOutside(status syscall.WaitStatus) bool {
+	return status.Signaled() && slices.Contains([]syscall.Signal{syscall.SIGKILL, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP}, status.Signal())
 }
 
 // pause is the time between the nth death in a row and the next start.

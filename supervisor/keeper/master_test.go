@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
@@ -41,7 +42,9 @@ func TestInstanceThatOnceWasReadyIsNeverGivenUp(t *testing.T) {
 	i := begin(t, "subreaper")
 	m := i.master(1)
 	m.does("say READY=1")
-	for generation := 2; generation <= 7; generation++ {
+	m.order("exit 2")
+	m = i.master(2)
+	for generation := 3; generation <= 7; generation++ {
 		m.kill()
 		i.logged("master died", "restart_in", fmt.Sprint(pause(generation-1).Nanoseconds()))
 		m = i.master(generation)
@@ -49,6 +52,25 @@ func TestInstanceThatOnceWasReadyIsNeverGivenUp(t *testing.T) {
 	m.does("say STOPPING=1")
 	m.order("exit 0")
 	i.ends(0)
+}
+
+func TestReadyMasterThatIsKilledIsReplacedWithoutBackoff(t *testing.T) {
+	i := begin(t, "subreaper")
+	for generation := 1; generation <= 10; generation++ {
+		m := i.master(generation)
+		m.does("say READY=1")
+		boot, _ := i.logged("master ready")["took"].(json.Number).Int64()
+		m.kill()
+		wait, _ := i.logged("master died")["restart_in"].(json.Number).Int64()
+		if wait > 4*boot {
+			t.Errorf("after %d kills the next start waits %v, the last took %v", generation, time.Duration(wait), time.Duration(boot))
+		}
+	}
+	// The twin: one that fails by itself is not started again at once for ever.
+	i.master(11).order("exit 2")
+	i.logged("master died", "restart_in", "0")
+	i.master(12).order("exit 2")
+	i.logged("master died", "restart_in", fmt.Sprint(firstPause.Nanoseconds()))
 }
 
 func TestPauseDoublesUpToFiveSeconds(t *testing.T) {
@@ -101,7 +123,7 @@ func TestDeathIsJudgedAfterAllThatWasSaid(t *testing.T) {
 	}
 	// The twin judges first: what was said is then a stranger's.
 	k = inProcess(t)
-	k.died(time.Now())
+	k.died(time.Now(), true)
 	k.read(time.Now())
 	if len(k.store) != 0 || k.committed != 0 {
 		t.Error("judging before reading lost nothing: the test above proves nothing")
