@@ -1,0 +1,5 @@
+//go:build !race
+
+package supervisortest
+
+const raceEnabled = false
