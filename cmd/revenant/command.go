@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"revenant/supervisor/notify"
@@ -30,6 +32,7 @@ replaced while the others go on serving.`,
 	root.AddCommand(runCommand(role == notify.RoleMaster), appCommand(), psCommand(), eventsCommand(),
 		killCommand(), healthCommand(), stopCommand(), versionCommand())
 	for _, c := range root.Commands() {
+		c.SetUsageTemplate(strings.Replace(c.UsageTemplate(), "LocalFlags.FlagUsages", "LocalFlags.FlagUsagesWrapped 100", 1))
 		c.DisableFlagsInUseLine = true
 		if c.Args == nil {
 			c.Args = cobra.NoArgs

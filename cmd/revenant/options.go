@@ -21,29 +21,29 @@ import (
 // remedy.
 type option struct {
 	name  string
+	kind  string // what --help calls the value; "bool" for a flag that needs none
 	value string // the default
 	usage string
-	bare  string // value of the flag without one, "" if it needs one
 }
 
 // The settings of revenant run.
 var runOptions = []option{
-	{"listen", "tcp://127.0.0.1:3000", "where to listen: tcp://HOST:PORT or unix:/PATH; may be given again, or a list with commas", ""},
-	{"workers", "auto", "how many workers: auto (one per CPU that we may use, at least 2), N, or auto/K for one of K instances on a host", ""},
+	{"listen", "ADDRESS", "tcp://127.0.0.1:3000", "tcp://HOST:PORT or unix:/PATH; may be given again, or a list with commas"},
+	{"workers", "N", "auto", "how many workers: auto (one per CPU that we may use, at least 2), a number, or auto/K for one of K instances on a host"},
 	nameOption,
 	runtimeDirOption,
-	{"start-timeout", "30s", "how long a worker may take until it is ready", ""},
-	{"drain-timeout", "25s", "how long a worker may take to finish its requests when asked to leave; then it is cut", ""},
-	{"on-crash-loop", "backoff", "when every worker crashes again and again: backoff (never give up) or exit (code 11)", ""},
-	{"chaos", "false", "let GET /workerKiller end workers", "true"},
-	{"chaos-token-file", "", "file with the token that /workerKiller asks for", ""},
-	{"log-format", "auto", "auto (pretty on a terminal, else json), json or pretty", ""},
+	{"start-timeout", "TIME", "30s", "how long a worker may take until it is ready"},
+	{"drain-timeout", "TIME", "25s", "how long a worker may take to finish its requests when asked to leave; then it is cut"},
+	{"on-crash-loop", "WHAT", "backoff", "when every worker crashes again and again: backoff (never give up) or exit (code 11)"},
+	{"chaos", "bool", "false", "let GET /workerKiller end workers"},
+	{"chaos-token-file", "FILE", "", "holds the token that /workerKiller then asks for"},
+	{"log-format", "FORMAT", "auto", "auto (pretty on a terminal, else json), json or pretty"},
 }
 
 // Settings that name an instance: run and all clients have them.
 var (
-	nameOption       = option{"name", "default", "name of the instance on this machine", ""}
-	runtimeDirOption = option{"runtime-dir", "", "folder for the control socket (default $RUNTIME_DIRECTORY, /run/revenant for root, $XDG_RUNTIME_DIR/revenant, /tmp/revenant-UID)", ""}
+	nameOption       = option{"name", "NAME", "default", "name of the instance on this machine"}
+	runtimeDirOption = option{"runtime-dir", "DIR", "", "folder for the control socket (default $RUNTIME_DIRECTORY, /run/revenant for root, $XDG_RUNTIME_DIR/revenant, /tmp/revenant-UID)"}
 )
 
 func (o option) variable() string {
@@ -61,28 +61,38 @@ func addOptions(flags *pflag.FlagSet, options ...option) *settings {
 	s := &settings{flags: flags, options: make(map[string]option, len(options))}
 	flags.SortFlags = false
 	for _, o := range options {
-		usage := o.usage + " [$" + o.variable() + "]"
-		if o.name == "listen" {
-			flags.StringArray(o.name, []string{o.value}, usage)
-		} else {
-			flags.String(o.name, o.value, usage)
+		f := flags.VarPF(&flagValue{kind: o.kind, values: []string{o.value}}, o.name, "", o.usage+" [$"+o.variable()+"]")
+		if o.kind == "bool" {
+			f.NoOptDefVal = "true"
 		}
-		flags.Lookup(o.name).NoOptDefVal = o.bare
 		s.options[o.name] = o
 	}
 	return s
+}
+
+// flagValue keeps what was given, word for word; it is understood later.
+type flagValue struct {
+	kind   string
+	given  bool
+	values []string
+}
+
+func (v *flagValue) Type() string   { return v.kind }
+func (v *flagValue) String() string { return strings.Join(v.values, ",") }
+
+func (v *flagValue) Set(value string) error {
+	if !v.given {
+		v.given, v.values = true, nil // the first one replaces the default
+	}
+	v.values = append(v.values, value)
+	return nil
 }
 
 // get returns a setting's values and what they were called where they came from.
 func (s *settings) get(name string) (values []string, source string) {
 	o := s.options[name]
 	flag := s.flags.Lookup(name)
-	if list, ok := flag.Value.(pflag.SliceValue); ok {
-		values = list.GetSlice()
-	} else {
-		values = []string{flag.Value.String()}
-	}
-	source = "--" + name
+	values, source = flag.Value.(*flagValue).values, "--"+name
 	if v, ok := os.LookupEnv(o.variable()); ok && v != "" && !flag.Changed {
 		values, source = []string{v}, o.variable()
 	}
