@@ -23,7 +23,7 @@ func addTarget(c *cobra.Command) func() (*control.Client, error) {
 
 // addOutput gives a command -o with the words it knows; the first is the default.
 func addOutput(c *cobra.Command, words ...string) func() (string, error) {
-	value := c.Flags().StringP("output", "o", words[0], "how to print: "+joinOr(words))
+	value := c.Flags().StringP("output", "o", words[0], "how to print: `FORMAT` is "+joinOr(words))
 	return func() (string, error) {
 		word, err := oneOf(words...)(*value)
 		if err != nil {

@@ -21,7 +21,7 @@ func eventsCommand() *cobra.Command {
 	target := addTarget(c)
 	output := addOutput(c, "text", "json")
 	follow := c.Flags().BoolP("follow", "f", false, "go on until the instance ends")
-	since := c.Flags().Uint64("since", 0, "only what came after the event with this number")
+	since := c.Flags().Uint64("since", 0, "only what came after event number `ID`")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		format, err := output()
 		if err != nil {

@@ -20,7 +20,7 @@ requests with it. Either way the exit counts as requested, not as a crash.`,
 		Args:    cobra.ExactArgs(1),
 	}
 	target := addTarget(c)
-	name := c.Flags().StringP("signal", "s", "TERM", "the signal to send: TERM, KILL, INT, QUIT, ABRT, SEGV, STOP or CONT")
+	name := c.Flags().StringP("signal", "s", "TERM", "the `NAME` of the signal: TERM, KILL, INT, QUIT, ABRT, SEGV, STOP or CONT")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		id, err := strconv.ParseUint(args[0], 10, 64)
 		if err != nil {

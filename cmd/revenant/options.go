@@ -145,8 +145,11 @@ func duration(value string) (time.Duration, error) {
 }
 
 func boolean(value string) (bool, error) {
-	word, err := oneOf("true", "false")(value)
-	return word == "true", err
+	yes, err := strconv.ParseBool(value)
+	if err != nil {
+		return false, fmt.Errorf("neither true nor false (use true or 1, false or 0)")
+	}
+	return yes, nil
 }
 
 // instanceOptions are the settings of revenant run, understood.

@@ -1,0 +1,71 @@
+// Package supervisor is the master: it starts one worker process per slot on
+// shared listening sockets, replaces what dies, and ends the instance without
+// losing a request.
+//
+// # Processes
+//
+//	revenant run               keeper    package keeper; its pid never changes
+//	└─ revenant: master g1     master    this package
+//	   ├─ worker 1 slot 0      worker    package worker, or any program
+//	   └─ worker 2 slot 1
+//
+// Death goes upward as little as possible. A worker's is the master's business:
+// its siblings take the queue and its slot is filled again. A master's is the
+// keeper's: the workers go on serving, the next master gets the same sockets
+// back, starts workers of its own, and says READY; then the keeper asks the old
+// ones to drain. A keeper's ends the instance: everybody below reads end-of-file
+// from the lifeline.
+//
+// # Rooms
+//
+//	slot.go, policy.go    the life of a slot: a pure table, and when to start again
+//	master.go             the loop that owns all state
+//	child.go, cause.go    one worker as the master sees it; why it ended
+//	inbox.go              what workers say and ask
+//	stop.go               the end without resets
+//	orphan.go, state.go   what outlives a master: workers, and a page of numbers
+//	status.go             what the outside may see and wish
+//	platform.go           the only place that makes system calls about processes
+//
+// # Goroutines
+//
+//	goroutine            started by   ends when                      waited for by
+//	Run                  the caller   every worker is gone           the caller
+//	one per worker       start        the worker has been reaped     Run, at its exit
+//	watchInbox           Run          the notify server is closed    nobody; it holds nothing
+//	emptying the queues  stop         within a second                Run
+//	one per orphan       New          the orphan, or Run, has ended  nobody; it holds its pidfd
+//
+// State has one owner, Run. Others send it functions (ask) or facts (exits).
+//
+// # Decisions
+//
+// Where this differs from the first design, and why (2026-11-23):
+//
+//   - A worker of package worker asks for its scoreboard and lifeline (the HELLO
+//     question on NOTIFY_SOCKET) instead of finding them at fixed descriptors.
+//     So the descriptors and the environment of every worker are those of a
+//     systemd service, whatever it was built with.
+//   - LISTEN_PID needs the worker's own pid, which no Go parent knows before the
+//     fork. A worker that is the same binary sets it before main does anything
+//     else; a second exec would cost as much again as the whole start.
+//   - Notification sockets are abstract: nothing to clean up, no writable folder,
+//     no limit from a long path. The sender is checked by the kernel's credentials.
+//   - The keeper learns of orphans from /proc at the moment it needs them, by the
+//     REVENANT_ variables in their environment, and not from messages: a master
+//     can be killed between fork and send.
+//   - A master that somebody kills after it was ready is replaced at once, under
+//     the same rule as a worker: at most a fifth of the time goes into starting.
+//     Only one that falls over by itself meets a backoff.
+//   - In a stop, the listening sockets are closed everywhere as soon as the queue
+//     is empty, and not at the end of the drain: with only the filter in place a
+//     late client would wait for its next SYN instead of being refused.
+//   - Worker numbers, totals and "has ever been ready" live in a memfd that the
+//     keeper holds. It has no format beyond fixed numbers, so there is no moment
+//     at which it is half written.
+//   - A worker that obeys a SIGTERM from elsewhere (exit 0 after STOPPING=1) has
+//     ended as planned: somebody wanted it so, and it did what it should.
+//   - A permit for chaos takes a worker out of the count of those that serve at
+//     once, not when it is dead: two requests at the same time cannot both be
+//     the one that leaves nobody.
+package supervisor
