@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// siblingPatience is how long accept may wait for a connection that a sibling took in between. It is
-	// short because the scoreboard says all the while that one more connection may be ours.
+	// siblingPatience is how long accept waits, up to twice, for a connection that a sibling took in between.
+	// It is short because the scoreboard says all the while that one more connection may be ours.
 	siblingPatience = 2 * time.Millisecond
 	// emptyingLimit bounds the emptying of a queue that never becomes empty.
 	emptyingLimit = time.Second
@@ -45,7 +45,8 @@ type acceptor struct {
 	file  *os.File
 	ready syscall.RawConn
 
-	stopBy atomic.Int64 // unix nanoseconds when even a full queue is left; set before file's deadline is
+	patience time.Time    // the socket's deadline, as it was last set
+	stopBy   atomic.Int64 // unix nanoseconds when even a full queue is left; set before file's deadline is
 }
 
 func newAcceptor(ln net.Listener, s *server, started func()) (*acceptor, error) {
@@ -128,7 +129,11 @@ func (a *acceptor) wait() error {
 // take accepts one connection and counts it; Accepting covers the time in between.
 func (a *acceptor) take() (net.Conn, error) {
 	board := a.server.board
-	a.socket.SetDeadline(time.Now().Add(siblingPatience))
+	// Deadlines are dear, so one serves for all connections of a few milliseconds.
+	if now := time.Now(); a.patience.Sub(now) < siblingPatience {
+		a.patience = now.Add(2 * siblingPatience)
+		a.socket.SetDeadline(a.patience)
+	}
 	board.Accepting(true)
 	defer board.Accepting(false)
 	c, err := a.socket.Accept()
