@@ -82,6 +82,14 @@ func split(address string) (network, at string, err error) {
 	return "", "", fmt.Errorf("cannot listen on %q: want tcp://host:port or unix:/path", address)
 }
 
+// written is an address as people configure it.
+func written(addr net.Addr) string {
+	if addr.Network() == "unix" {
+		return "unix:" + addr.String()
+	}
+	return "tcp://" + addr.String()
+}
+
 func closeAll(listeners []net.Listener) {
 	for _, ln := range listeners {
 		ln.Close()

@@ -85,7 +85,7 @@ func sockets(ctx context.Context, o options) ([]net.Listener, *notify.Client, er
 	if len(files) == 0 {
 		listeners, err := bind(ctx, o.listen)
 		for _, ln := range listeners {
-			o.log.Info("serving", "address", ln.Addr().Network()+"://"+ln.Addr().String())
+			o.log.Info("serving", "address", written(ln.Addr()))
 		}
 		return listeners, above.client, err
 	}

@@ -89,7 +89,8 @@ func Start(t testing.TB, setup Setup) *Process {
 	p.cmd = exec.Command(exe)
 	p.cmd.Stderr = log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	p.cmd.Env = append(notify.Clean(os.Environ()), roleVariable+"="+setup.Role)
+	// The race detector would hold up every end of a process for a second.
+	p.cmd.Env = append(notify.Clean(os.Environ()), roleVariable+"="+setup.Role, "GORACE=atexit_sleep_ms=0")
 	if !setup.Alone {
 		p.supervise()
 	}
@@ -223,8 +224,8 @@ func (p *Process) await(said <-chan struct{}, what string) {
 	case <-said:
 	case <-p.Exited:
 		select {
-		case <-said:
-		default:
+		case <-said: // it was still on its way
+		case <-time.After(time.Second):
 			p.t.Fatalf("worker ended (%v) without %s: %s", p.State, what, p.Stderr)
 		}
 	case <-time.After(Patience):
