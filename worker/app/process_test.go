@@ -5,7 +5,11 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"revenant/worker"
 	"revenant/worker/app"
@@ -42,13 +46,9 @@ func TestEveryDeathComesAfterTheWholeAnswer(t *testing.T) {
 	}
 }
 
-// rounds are fewer with the race detector, which needs a third of a second to start a process.
 func rounds() int {
 	if testing.Short() {
 		return 3
-	}
-	if workertest.Race {
-		return 10
 	}
 	return 50
 }
@@ -72,4 +72,60 @@ func die(t *testing.T, mode, want string) {
 	if s := p.Board.Snapshot(); s.InFlight() != 0 || s.Requests[2] != 1 || s.Answered() != 1 {
 		t.Errorf("the answered request is not counted as such: %+v", s)
 	}
+}
+
+func TestSickWorkersStayAlive(t *testing.T) {
+	for mode, sick := range map[string]func(t *testing.T, p *workertest.Process, addr net.Addr){
+		"hang": func(t *testing.T, p *workertest.Process, addr net.Addr) {
+			c := workertest.Dial(t, addr)
+			c.Send("GET", "/")
+			workertest.Until(t, "request in flight", func() bool { return p.Board.Snapshot().Active == 1 })
+			if c.Ended(200 * time.Millisecond) {
+				t.Error("a worker that hangs closed the connection")
+			}
+			p.Signal(syscall.SIGTERM) // it drains, and never finishes
+			p.AwaitStopping()
+		},
+		"leak": func(t *testing.T, p *workertest.Process, addr net.Addr) {
+			before := field(t, p, "statm", 1)
+			workertest.Until(t, "24 MiB more", func() bool {
+				return (field(t, p, "statm", 1)-before)*os.Getpagesize() > 24<<20
+			})
+			workertest.Dial(t, addr).Get(t, "/")
+		},
+		"spin": func(t *testing.T, p *workertest.Process, addr net.Addr) {
+			const userTime = 13
+			workertest.Until(t, "busy for 200 ms", func() bool { return field(t, p, "stat", userTime) >= 20 })
+			workertest.Dial(t, addr).Get(t, "/")
+		},
+	} {
+		t.Run(mode, func(t *testing.T) {
+			ln := workertest.Listen(t, "tcp", "127.0.0.1:0")
+			p := workertest.Start(t, workertest.Setup{Role: "app", Listeners: []net.Listener{ln}}).AwaitReady()
+			if a := workertest.Dial(t, ln.Addr()).Get(t, "/workerKiller?mode="+mode); a.StatusCode != 200 {
+				t.Fatalf("answer %d %q", a.StatusCode, a.Text)
+			}
+			workertest.Until(t, "answered request closed", func() bool { return p.Board.Snapshot().Requests[2] == 1 && p.Board.Snapshot().Active == 0 })
+			sick(t, p, ln.Addr())
+			select {
+			case <-p.Exited:
+				t.Errorf("worker ended: %v", p.State)
+			default:
+			}
+		})
+	}
+}
+
+// field reads one number of /proc/PID/name.
+func field(t *testing.T, p *workertest.Process, name string, n int) int {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.PID(), name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, err := strconv.Atoi(strings.Fields(string(text))[n])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i
 }
