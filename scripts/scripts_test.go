@@ -251,3 +251,34 @@ func TestWrongPortNamesItsVariable(t *testing.T) {
 		}
 	}
 }
+
+func TestBenchSaysTargetFigureAndVerdict(t *testing.T) {
+	p := newPicture(t)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	out, err := p.command(ctx, "bench", "memory").CombinedOutput()
+	// A machine that is busy with other tests may miss it; it must be measured.
+	if code := exitCode(err); code != 0 && code != 1 || bytes.Contains(out, []byte("NOT MEASURED")) {
+		t.Errorf("scripts/bench memory: %v\n%s", err, out)
+	}
+	for _, line := range []string{`memory +keeper and master together, PSS`, `  target +<= 24 MiB`, `  measured \d+\.\d MiB`, `  verdict +(kept|MISSED)`} {
+		if !regexp.MustCompile(`(?m)^` + line).Match(out) {
+			t.Errorf("scripts/bench says no %q:\n%s", line, out)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(p.tempDirs, "*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestBenchKnowsItsRows(t *testing.T) {
+	p := newPicture(t)
+	out, err := p.command(t.Context(), "bench", "--list").CombinedOutput()
+	if rows := bytes.Count(out, []byte("\n")); err != nil || rows < 10 {
+		t.Errorf("scripts/bench --list: %v, %d rows\n%s", err, rows, out)
+	}
+	out, err = p.command(t.Context(), "bench", "speed").CombinedOutput()
+	if exitCode(err) != 2 || !bytes.Contains(out, []byte(`there is no row "speed"`)) {
+		t.Errorf("scripts/bench speed: %v, want 2\n%s", err, out)
+	}
+}

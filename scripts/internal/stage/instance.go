@@ -17,6 +17,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"revenant/scripts/ledger"
 )
 
 // Binary is the one that the script has built beside its own.
@@ -140,6 +142,44 @@ func (i *Instance) ask(ctx context.Context, answer any, verb string, args ...str
 		return fmt.Errorf("cannot ask instance %s for %s: %w: %s", i.Name, verb, err, bytes.TrimSpace(said.Bytes()))
 	}
 	return nil
+}
+
+// Events are those that the master still remembers.
+func (i *Instance) Events(ctx context.Context) ([]Event, error) {
+	out, err := i.Command(ctx, "events", "-o", "json").Output()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the events of instance %s: %w", i.Name, err)
+	}
+	var events []Event
+	for decoder := json.NewDecoder(bytes.NewReader(out)); decoder.More(); {
+		var e Event
+		if err := decoder.Decode(&e); err != nil {
+			return nil, fmt.Errorf("cannot understand the events of instance %s: %w", i.Name, err)
+		}
+		events = append(events, e)
+	}
+	return events, nil
+}
+
+// SlowestAnswer asks the control socket for the status again and again until
+// ctx ends. It needs the instance's runtime folder.
+func (i *Instance) SlowestAnswer(ctx context.Context, every time.Duration) (time.Duration, error) {
+	client := &ledger.Client{Target: "unix:" + filepath.Join(i.RuntimeDir, i.Name, "control.sock"), Timeout: 5 * time.Second}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	slowest := time.Duration(0)
+	for {
+		outcome := client.Do(ledger.Request{Path: "/v1/status"})
+		if outcome.Class != ledger.Answered {
+			return slowest, fmt.Errorf("the control socket of instance %s does not answer: %v: %w", i.Name, outcome.Class, outcome.Err)
+		}
+		slowest = max(slowest, outcome.End.Sub(outcome.Begin))
+		select {
+		case <-ctx.Done():
+			return slowest, nil
+		case <-tick.C:
+		}
+	}
 }
 
 // AwaitReady waits until all workers that are wanted are ready.
