@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,10 +23,8 @@ const (
 
 // judge says why a worker ended and what that means for its slot.
 func (m *Master) judge(c *child, status unix.WaitStatus) (cause, trigger) {
-	oom := false
-	if status.Signaled() && status.Signal() == unix.SIGKILL && c.killed == "" {
-		oom = m.oomRose()
-	}
+	m.lookForOOM()
+	oom := status.Signaled() && status.Signal() == unix.SIGKILL && c.killed == "" && m.oom.claim()
 	switch {
 	case c.killed == causeStartTimeout:
 		return causeStartTimeout, exitCrashed
@@ -41,12 +40,36 @@ func (m *Master) judge(c *child, status unix.WaitStatus) (cause, trigger) {
 	return plainCause(status), endOf(c, status)
 }
 
-// oomRose tells whether the cgroup killed something since we last looked.
-func (m *Master) oomRose() bool {
+// oomKills is the cgroup's count of OOM kills and how many of the newest are not
+// yet put down to a worker: the kernel may kill several before we hear of one,
+// and may kill what was no worker of ours.
+type oomKills struct {
+	count     uint64
+	unclaimed uint64
+	rose      time.Time
+}
+
+// oomMemory is how long after the rise a death may still be put down to it.
+const oomMemory = time.Second
+
+// lookForOOM is called at every exit, so that a rise is not kept for a later one.
+func (m *Master) lookForOOM() {
 	now := m.platform.oomKills()
-	rose := now > m.oomKills
-	m.oomKills = now
-	return rose
+	if time.Since(m.oom.rose) > oomMemory {
+		m.oom.unclaimed = 0
+	}
+	if now > m.oom.count {
+		m.oom.unclaimed += now - m.oom.count
+		m.oom.count, m.oom.rose = now, time.Now()
+	}
+}
+
+func (o *oomKills) claim() bool {
+	if o.unclaimed == 0 {
+		return false
+	}
+	o.unclaimed--
+	return true
 }
 
 func plainCause(status unix.WaitStatus) cause {

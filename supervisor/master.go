@@ -68,7 +68,7 @@ type Master struct {
 	children map[uint64]*child // every living worker of ours, by id
 	byPID    map[int]*child
 	orphans  map[uint64]*orphan // workers of older generations that the keeper drains
-	oomKills uint64             // newest count of the cgroup
+	oom      oomKills
 
 	began     time.Time
 	phase     instancePhase
@@ -139,7 +139,7 @@ func (m *Master) Events() *event.Bus { return m.events }
 func (m *Master) Run(ctx context.Context, signals <-chan os.Signal) error {
 	defer close(m.done)
 	m.began = time.Now()
-	m.oomKills = m.platform.oomKills()
+	m.oom.count = m.platform.oomKills()
 	go m.watchInbox() // ends when the server is closed or m.done is
 	m.publish(event.Event{Kind: event.MasterStarted, PID: os.Getpid(), Count: m.cfg.Workers})
 	m.resize(m.cfg.Workers)

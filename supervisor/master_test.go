@@ -52,7 +52,7 @@ func TestCausesAreEstablished(t *testing.T) {
 		{"out of memory", func(i *fakeInstance, p *fakeProcess) { i.world.runOutOfMemory(); p.end(unix.WaitStatus(unix.SIGKILL)) }, "oom", false},
 		{"killed while something else ran out of memory long ago", func(i *fakeInstance, p *fakeProcess) {
 			i.world.runOutOfMemory()
-			_ = i.ask(context.Background(), func() { i.oomKills++ })
+			_ = i.ask(context.Background(), func() { i.oom.count++ })
 			p.end(unix.WaitStatus(unix.SIGKILL))
 		}, "signal KILL", false},
 	} {
@@ -73,6 +73,31 @@ func TestCausesAreEstablished(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestTwoOOMKillsInOneBreathAreBothNamedAndLeaveNoneForLater(t *testing.T) {
+	inBubble(t, two, serve(time.Millisecond, 0), func(i *fakeInstance) {
+		i.pass(time.Second)
+		i.world.runOutOfMemory()
+		i.world.runOutOfMemory()
+		for range 2 {
+			i.world.any().end(unix.WaitStatus(unix.SIGKILL))
+		}
+		i.pass(2 * time.Second)
+		i.world.runOutOfMemory() // a worker's helper, which nobody hears of
+		i.world.runOutOfMemory()
+		i.world.any().end(exitStatus(1))
+		i.pass(2 * time.Second)
+		i.world.any().end(unix.WaitStatus(unix.SIGKILL))
+		i.pass(time.Second)
+		var causes []string
+		for _, e := range i.exits() {
+			causes = append(causes, e.Cause)
+		}
+		if want := []string{"oom", "oom", "exit 1", "signal KILL"}; !slices.Equal(causes, want) {
+			t.Errorf("causes %q, want %q", causes, want)
+		}
+	})
 }
 
 func TestDeafWorkerIsCutAtTheDrainDeadlineAndSoNamed(t *testing.T) {

@@ -1,0 +1,403 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"revenant/supervisor/event"
+	"revenant/supervisor/notify"
+)
+
+// patience bounds every wait for a real process.
+const patience = 30 * time.Second
+
+// realInstance is a master in this process with real workers: the test binary,
+// which behaves as the file says when it is started.
+type realInstance struct {
+	*Master
+	t         *testing.T
+	behaviour string // the file
+	notes     string // where workers write pids
+	events    <-chan event.Event
+	result    chan error
+}
+
+// runReal starts a master. The test ends when all its workers have.
+func runReal(t *testing.T, cfg Config, behaviour string) *realInstance {
+	t.Helper()
+	dir := t.TempDir()
+	i := &realInstance{t: t, behaviour: filepath.Join(dir, "behaviour"), notes: filepath.Join(dir, "notes"), result: make(chan error, 1)}
+	i.behave(behaviour)
+	server, err := notify.Listen(fmt.Sprintf("revenant-test/%d/%s", os.Getpid(), filepath.Base(dir)+t.Name()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Lifeline = -1
+	cfg.Generation = 1
+	cfg.Program = testProgram(cfg.Program.Path, i.behaviour, i.notes, server.Address())
+	if i.Master, err = New(cfg, nil, server, nil); err != nil {
+		t.Fatal(err)
+	}
+	_, live := i.Events().Subscribe(0, 1<<14)
+	i.events = live.Events()
+	go func() { i.result <- i.Run(context.Background(), nil) }() // waited for below
+	t.Cleanup(func() {
+		_ = i.Stop(context.Background())
+		select {
+		case <-i.done:
+		case <-time.After(patience):
+			t.Error("the master does not end")
+		}
+		live.Close()
+		_ = server.Close()
+		for _, pid := range i.noted() {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	})
+	return i
+}
+
+// testProgram is the test binary in the part of a worker.
+func testProgram(path, behaviour, notes, socket string) Program {
+	if path == "" {
+		path = "/proc/self/exe"
+	}
+	return Program{Path: path, Notify: socket, Environ: []string{
+		"PATH=" + os.Getenv("PATH"), "GORACE=atexit_sleep_ms=0", behaviourVariable + "=" + behaviour, notesVariable + "=" + notes,
+	}}
+}
+
+// behave says what workers do that are started from now on.
+func (i *realInstance) behave(how string) {
+	i.t.Helper()
+	draft := i.behaviour + ".new"
+	if err := errors.Join(os.WriteFile(draft, []byte(how), 0o600), os.Rename(draft, i.behaviour)); err != nil {
+		i.t.Fatal(err)
+	}
+}
+
+// noted are the pids that workers wrote down.
+func (i *realInstance) noted() (pids []int) {
+	text, _ := os.ReadFile(i.notes)
+	for field := range strings.FieldsSeq(string(text)) {
+		pid, _ := strconv.Atoi(field)
+		pids = append(pids, pid)
+	}
+	return pids
+}
+
+func (i *realInstance) await(what string, good func(event.Event) bool) event.Event {
+	i.t.Helper()
+	return awaitEvent(i.t, i.events, what, good)
+}
+
+func awaitEvent(t *testing.T, events <-chan event.Event, what string, good func(event.Event) bool) event.Event {
+	t.Helper()
+	limit := time.After(patience)
+	for {
+		select {
+		case e, open := <-events:
+			if !open {
+				t.Fatalf("the events ended before: %s", what)
+			}
+			if good(e) {
+				return e
+			}
+		case <-limit:
+			t.Fatalf("no event: %s", what)
+		}
+	}
+}
+
+func is(kind event.Kind) func(event.Event) bool {
+	return func(e event.Event) bool { return e.Kind == kind }
+}
+
+func (i *realInstance) awaitReady(n int) Status {
+	i.t.Helper()
+	for limit := time.Now().Add(patience); ; {
+		s, err := i.Status(context.Background())
+		if err != nil || time.Now().After(limit) {
+			i.t.Fatalf("never %d ready: %+v, %v", n, s, err)
+		}
+		if s.Ready == n {
+			return s
+		}
+		i.await("another worker ready", is(event.WorkerReady))
+	}
+}
+
+// awaitTrue is the one poll of these tests, for what tells nobody.
+func awaitTrue(t *testing.T, what string, good func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(patience); !good(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+func lives(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	return !strings.HasPrefix(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " Z")
+}
+
+func TestRealDeathsAreNamedByTheirCause(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		end     func(i *realInstance, pid int)
+		cause   string
+		planned bool
+	}{
+		{"killed from outside", func(_ *realInstance, pid int) { _ = unix.Kill(pid, unix.SIGKILL) }, "signal KILL", false},
+		{"aborted", func(_ *realInstance, pid int) { _ = unix.Kill(pid, unix.SIGUSR1) }, "signal ABRT", false},
+		{"somebody's SIGTERM", func(_ *realInstance, pid int) { _ = unix.Kill(pid, unix.SIGTERM) }, "exit 0", true},
+		{"its own exit code", func(_ *realInstance, pid int) { _ = unix.Kill(pid, unix.SIGUSR2) }, "exit 7", false},
+		{"an operator", func(i *realInstance, _ int) { _ = i.Kill(context.Background(), 1, unix.SIGTERM) }, "requested", true},
+		{"an operator's SIGKILL", func(i *realInstance, _ int) { _ = i.Kill(context.Background(), 1, unix.SIGKILL) }, "requested", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			i := runReal(t, Config{Workers: 2}, "serve")
+			s := i.awaitReady(2)
+			c.end(i, s.Workers[0].PID)
+			e := i.await("an exit", is(event.WorkerExited))
+			if e.Cause != c.cause || e.Planned != c.planned || e.Worker != s.Workers[0].Worker {
+				t.Errorf("worker %d ended by %q, planned %v; want worker %d, %q, %v", e.Worker, e.Cause, e.Planned, s.Workers[0].Worker, c.cause, c.planned)
+			}
+			s = i.awaitReady(2)
+			if last := s.Workers[0].LastExit; last == nil || last.Cause != c.cause {
+				t.Errorf("ps shows the last exit %+v, want %q", last, c.cause)
+			}
+		})
+	}
+}
+
+func TestProgramThatNeverServesEndsTheInstanceAndSaysWhy(t *testing.T) {
+	for _, c := range []struct{ behaviour, path, want string }{
+		{behaviour: "crash", want: "slot 0: exit 3"},
+		{behaviour: "leave", want: "slot 0: exit 0"},
+		{behaviour: "silent", want: "slot 0: start-timeout"},
+		{behaviour: "daemonise", want: "slot 0: exit 0"},
+		{path: "/nonexistent/program", want: "slot 0: cannot start: cannot execute /nonexistent/program: no such file or directory"},
+		{path: "/dev/null", want: "permission denied"},
+	} {
+		t.Run(c.behaviour+c.path, func(t *testing.T) {
+			i := runReal(t, Config{Workers: 1, Program: Program{Path: c.path}, Policy: Policy{StartTimeout: time.Second}}, c.behaviour)
+			select {
+			case err := <-i.result:
+				if !errors.Is(err, ErrNoWorkerReady) || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("Run = %v, want ErrNoWorkerReady with %q", err, c.want)
+				}
+			case <-time.After(patience):
+				t.Fatal("the instance does not give up")
+			}
+		})
+	}
+}
+
+func TestSlowBootIsWaitedFor(t *testing.T) {
+	i := runReal(t, Config{Workers: 1, Policy: Policy{StartTimeout: patience}}, "slow")
+	e := i.await("the slow worker ready", is(event.WorkerReady))
+	if e.Start < 300 {
+		t.Errorf("ready after %.0f ms, and it boots for 300", e.Start)
+	}
+	if s := i.awaitReady(1); s.Workers[0].Restarts != 0 {
+		t.Errorf("%d restarts of a worker that was only slow", s.Workers[0].Restarts)
+	}
+}
+
+func TestRealWorkerDeafToSIGTERMIsCutWhileItsSuccessorServes(t *testing.T) {
+	i := runReal(t, Config{Workers: 1, Policy: Policy{DrainTimeout: 500 * time.Millisecond}}, "deaf")
+	pid := i.awaitReady(1).Workers[0].PID
+	i.behave("serve")
+	if err := i.Kill(context.Background(), 1, unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	e := i.await("the exit", is(event.WorkerExited))
+	if e.Cause != "drain-timeout" || !e.Planned {
+		t.Errorf("cause %q, planned %v; want drain-timeout, planned", e.Cause, e.Planned)
+	}
+	if lives(pid) {
+		t.Error("the deaf worker lives on")
+	}
+	i.awaitReady(1)
+}
+
+func TestProcessGroupIsSweptAfterADeath(t *testing.T) {
+	i := runReal(t, Config{Workers: 1}, "with helper")
+	pid := i.awaitReady(1).Workers[0].PID
+	helper := i.noted()[0]
+	if !lives(helper) {
+		t.Fatal("the helper does not run")
+	}
+	i.behave("serve")
+	_ = unix.Kill(pid, unix.SIGKILL)
+	i.await("the exit", is(event.WorkerExited))
+	awaitTrue(t, "the helper of a dead worker is gone", func() bool { return !lives(helper) })
+	i.awaitReady(1)
+}
+
+func TestHelperMaySayReadyForItsWorker(t *testing.T) {
+	i := runReal(t, Config{Workers: 1}, "ready by helper")
+	if s := i.awaitReady(1); s.Workers[0].Worker != 1 {
+		t.Errorf("worker %d is ready, want 1", s.Workers[0].Worker)
+	}
+}
+
+func TestStopLeavesNoProcessEvenOfWorkersThatDoNotListen(t *testing.T) {
+	i := runReal(t, Config{Workers: 2, Policy: Policy{DrainTimeout: 300 * time.Millisecond}}, "deaf")
+	s := i.awaitReady(2)
+	if err := i.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-i.result; err != nil {
+		t.Errorf("Run = %v, want nil: the drain was bounded as configured", err)
+	}
+	for _, w := range s.Workers {
+		if lives(w.PID) {
+			t.Errorf("worker %d, pid %d lives on", w.Worker, w.PID)
+		}
+	}
+}
+
+func TestWorkersAreTakenBeforeTheMasterWhenMemoryRunsOut(t *testing.T) {
+	i := runReal(t, Config{Workers: 1}, "serve")
+	pid := i.awaitReady(1).Workers[0].PID
+	score, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))
+	if err != nil || strings.TrimSpace(string(score)) != workerOOMScore {
+		t.Errorf("oom_score_adj = %q, %v, want %s", score, err, workerOOMScore)
+	}
+}
+
+func TestWorkerThatCannotBeStartedForWantOfDescriptorsIsTriedAgain(t *testing.T) {
+	a := runAway(t, "")
+	first := a.await("ready", is(event.WorkerReady))
+	a.await("both ready", is(event.InstanceReady))
+	var before unix.Rlimit
+	if err := unix.Prlimit(a.pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: 4096}, &before); err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.Kill(first.PID, unix.SIGKILL)
+	e := a.await("a failed start", is(event.Warning))
+	if !strings.Contains(e.Message, "too many open files") {
+		t.Errorf("the failed start is told as %q", e.Message)
+	}
+	a.await("a second failed start", is(event.WorkerBackoff))
+	if err := unix.Prlimit(a.pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 4096, Max: 4096}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if e := a.await("ready again", is(event.WorkerReady)); *e.Slot != *first.Slot {
+		t.Errorf("slot %d is ready again, want %d", *e.Slot, *first.Slot)
+	}
+}
+
+func TestOOMKillIsNamedAndAKillFromOutsideIsNot(t *testing.T) {
+	group := memoryCgroup(t, 256<<20)
+	a := runAway(t, group)
+	first := a.await("ready", is(event.WorkerReady))
+	a.await("both ready", is(event.InstanceReady))
+	_ = unix.Kill(first.PID, unix.SIGKILL)
+	if e := a.await("an exit", is(event.WorkerExited)); e.Cause != "signal KILL" {
+		t.Errorf("a kill from outside is told as %q", e.Cause)
+	}
+	second := a.await("ready", is(event.WorkerReady))
+	a.behave("eat memory") // one of them: it says that the next one serves
+	_ = unix.Kill(second.PID, unix.SIGKILL)
+	e := a.await("the hungry worker's exit", func(e event.Event) bool { return e.Kind == event.WorkerExited && e.Worker != second.Worker })
+	if e.Cause != "oom" || e.Planned {
+		t.Errorf("the kernel's kill is told as %q, planned %v; want oom", e.Cause, e.Planned)
+	}
+	third := a.await("ready", func(n event.Event) bool { return n.Kind == event.WorkerReady && n.Worker > e.Worker })
+	_ = unix.Kill(third.PID, unix.SIGKILL)
+	e = a.await("an exit", func(e event.Event) bool { return e.Kind == event.WorkerExited && e.PID == third.PID })
+	if e.Cause != "signal KILL" {
+		t.Errorf("a kill from outside after an OOM kill is told as %q", e.Cause)
+	}
+}
+
+// memoryCgroup makes a group below our own with a limit, or skips.
+func memoryCgroup(t *testing.T, limit int) string {
+	t.Helper()
+	text, _ := os.ReadFile("/proc/self/cgroup")
+	for line := range strings.Lines(string(text)) {
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(fields) != 3 || !slices.Contains(strings.Split(fields[1], ","), "memory") {
+			continue
+		}
+		for _, base := range []string{filepath.Join("/sys/fs/cgroup/memory", fields[2]), "/sys/fs/cgroup/memory"} {
+			dir := filepath.Join(base, fmt.Sprintf("revenant-test-oom-%d", os.Getpid()))
+			if os.Mkdir(dir, 0o755) != nil {
+				continue
+			}
+			t.Cleanup(func() { awaitTrue(t, "the cgroup can be removed", func() bool { return os.Remove(dir) == nil }) })
+			if err := os.WriteFile(filepath.Join(dir, "memory.limit_in_bytes"), []byte(strconv.Itoa(limit)), 0o644); err != nil {
+				t.Skipf("SKIPPED: no memory limit can be set here, so OOM kills are untested: %v", err)
+			}
+			return dir
+		}
+	}
+	t.Skip("SKIPPED: no memory cgroup (version 1) can be made here, so OOM kills are untested")
+	return ""
+}
+
+// awayMaster is a master in a process of its own, of which the test sees events.
+type awayMaster struct {
+	realInstance
+	pid int
+}
+
+// runAway runs a master with two workers in a process of its own, in a cgroup.
+func runAway(t *testing.T, group string) *awayMaster {
+	t.Helper()
+	dir := t.TempDir()
+	a := &awayMaster{realInstance: realInstance{t: t, behaviour: filepath.Join(dir, "behaviour"), notes: filepath.Join(dir, "notes")}}
+	a.behave("serve")
+	command, stdin, stdout := awayCommand(t, a)
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	a.pid = command.Process.Pid
+	if group != "" {
+		if err := os.WriteFile(filepath.Join(group, "cgroup.procs"), []byte(strconv.Itoa(a.pid)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := io.WriteString(stdin, "go\n"); err != nil {
+		t.Fatal(err)
+	}
+	events := make(chan event.Event, 1<<14)
+	a.events = events
+	// Ends with the master's process; the cleanup waits for it.
+	go func() {
+		defer close(events)
+		for in := json.NewDecoder(stdout); ; {
+			var e event.Event
+			if in.Decode(&e) != nil {
+				return
+			}
+			events <- e
+		}
+	}()
+	t.Cleanup(func() {
+		_ = stdin.Close() // its order to stop
+		for range events {
+		}
+		_ = command.Wait()
+	})
+	return a
+}
