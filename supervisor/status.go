@@ -243,8 +243,8 @@ func (m *Master) killWorker(id uint64, sig unix.Signal) error {
 	return nil
 }
 
-// maxWorkers bounds a slip of the finger, not a machine.
-const maxWorkers = 1024
+// maxWorkers bounds a slip of the finger; it is the same as for --workers.
+const maxWorkers = 512
 
 func (m *Master) scale(n int) error {
 	if m.phase != running {

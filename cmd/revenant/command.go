@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -26,16 +27,22 @@ replaced while the others go on serving.`,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
-		return codeError{exitUsage, err}
-	})
+	root.SetFlagErrorFunc(seeHelp)
+	// The library's own check of the word would give another exit code and a page.
+	root.Args = cobra.ArbitraryArgs
+	root.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return c.Help()
+		}
+		return seeHelp(c, fmt.Errorf("there is no command %q%s", args[0], meant(c.SuggestionsFor(args[0]))))
+	}
 	root.AddCommand(runCommand(role == notify.RoleMaster), appCommand(), psCommand(), eventsCommand(),
 		killCommand(), healthCommand(), stopCommand(), versionCommand())
 	for _, c := range root.Commands() {
 		c.SetUsageTemplate(strings.Replace(c.UsageTemplate(), "LocalFlags.FlagUsages", "LocalFlags.FlagUsagesWrapped 100", 1))
 		c.DisableFlagsInUseLine = true
 		if c.Args == nil {
-			c.Args = cobra.NoArgs
+			c.Args = noArguments
 		}
 		c.Args = usageErrors(c.Args)
 	}
@@ -46,8 +53,27 @@ replaced while the others go on serving.`,
 func usageErrors(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if err := check(c, args); err != nil {
-			return codeError{exitUsage, err}
+			return seeHelp(c, err)
 		}
 		return nil
 	}
+}
+
+// seeHelp is the one form of an error about what no option can name.
+func seeHelp(c *cobra.Command, err error) error {
+	return codeError{exitUsage, fmt.Errorf("%w (see %s --help)", err, c.CommandPath())}
+}
+
+func meant(words []string) string {
+	if len(words) == 0 {
+		return ""
+	}
+	return ", did you mean " + words[0] + "?"
+}
+
+func noArguments(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("unexpected argument %q", args[0])
+	}
+	return nil
 }

@@ -17,7 +17,7 @@ func killCommand() *cobra.Command {
 while its successor already starts; with --signal KILL it is gone at once and its
 requests with it. Either way the exit counts as requested, not as a crash.`,
 		Example: "  revenant kill 3\n  revenant kill 3 --signal KILL",
-		Args:    cobra.ExactArgs(1),
+		Args:    oneWorker,
 	}
 	target := addTarget(c)
 	name := c.Flags().StringP("signal", "s", "TERM", "the `NAME` of the signal: TERM, KILL, INT, QUIT, ABRT, SEGV, STOP or CONT")
@@ -40,4 +40,11 @@ requests with it. Either way the exit counts as requested, not as a crash.`,
 		return nil
 	}
 	return c
+}
+
+func oneWorker(_ *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("one WORKER is needed, not %d", len(args))
+	}
+	return nil
 }

@@ -11,8 +11,9 @@ import (
 // when one dies, another still serves.
 const redundant = 2
 
-// maxWorkers is where a number is more likely a mistake than a wish.
-const maxWorkers = 4096
+// maxWorkers is where a number is more likely a mistake than a wish. The keeper's
+// store has room for so many, and for as many that drain beside them.
+const maxWorkers = 512
 
 // Spec is how many workers the operator wants: a number, or as many as fit.
 // The zero Spec is auto.

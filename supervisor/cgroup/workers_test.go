@@ -64,7 +64,7 @@ func TestParseSpecErrorsNameValueCauseAndRemedy(t *testing.T) {
 		"2.5":     "not a number of workers",
 		"0":       "at least 1 worker",
 		"-1":      "at least 1 worker",
-		"5000":    "more than 4096 workers",
+		"5000":    "more than 512 workers",
 		"auto/0":  `among "0" instances`,
 		"auto/":   `among "" instances`,
 		"auto/x":  `among "x" instances`,

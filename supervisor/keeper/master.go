@@ -1,7 +1,9 @@
 package keeper
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 	"strconv"
@@ -51,7 +53,11 @@ func (k *keeper) start(now time.Time) {
 		return
 	}
 	k.master.pid, k.childless = pid, false
-	k.Logger.Info("master started", "generation", k.started, "pid", pid, "descriptors", len(k.store))
+	level := slog.LevelInfo
+	if k.started == 1 {
+		level = slog.LevelDebug // it says so itself, unless it cannot begin
+	}
+	k.Logger.Log(context.Background(), level, "master started", "generation", k.started, "pid", pid, "descriptors", len(k.store))
 }
 
 // environ is the next master's environment. It is built from a map: of a variable that stands
@@ -151,7 +157,11 @@ func (k *keeper) exited(status syscall.WaitStatus, now time.Time) {
 		k.died(now, fromOutside(status), cause(status))
 		return
 	}
-	k.Logger.Info("master left", "generation", k.master.generation, "pid", k.master.pid, cause(status), "code", code)
+	level := slog.LevelInfo
+	if k.committed == 0 && k.stops == 0 {
+		level = slog.LevelDebug // it has said why it could not begin, and one line is enough
+	}
+	k.Logger.Log(context.Background(), level, "master left", "generation", k.master.generation, "pid", k.master.pid, cause(status), "code", code)
 	k.master.pid = 0
 	k.end(code, now)
 }
