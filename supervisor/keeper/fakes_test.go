@@ -178,11 +178,11 @@ func obey(order []string, inherited []notify.NamedFile) (string, error) {
 	case "stranger": // a child of none of ours, which stays until it is killed; its pid where we live
 		out, err := exec.Command("/bin/sh", "-c", "/usr/bin/setsid /bin/sleep 100 >/dev/null 2>&1 & echo $!").Output()
 		return strings.TrimSpace(string(out)), err
-	case "limbo": // a worker that looks like its master for half a second
+	case "limbo": // id, pipe: a worker that looks like its master until somebody writes to the pipe
 		exe, err := os.Executable()
 		must(err)
-		script := fmt.Sprintf("/bin/sleep 0.5; REVENANT_INSTANCE=$X_REVENANT_INSTANCE REVENANT_GENERATION=$X_REVENANT_GENERATION "+
-			"REVENANT_SLOT=0 REVENANT_WORKER=%s KEEPER_TEST_MANNER=polite exec %s", order[1], exe)
+		script := fmt.Sprintf("read line < %s; REVENANT_INSTANCE=$X_REVENANT_INSTANCE REVENANT_GENERATION=$X_REVENANT_GENERATION "+
+			"REVENANT_SLOT=0 REVENANT_WORKER=%s KEEPER_TEST_MANNER=polite exec %s", order[2], order[1], exe)
 		return "", exec.Command("/bin/sh", "-c", script).Start()
 	case "sender": // another process says it
 		child := exec.Command("/proc/self/exe")

@@ -1,7 +1,9 @@
 package keeper
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -32,8 +34,7 @@ func TestWorkerStillBeingStartedWhenItsMasterDiesIsFound(t *testing.T) {
 	inBothPlaces(t, func(t *testing.T, place string) {
 		i := begin(t, place)
 		takeOverDuringStart(i)
-		i.said("X_WORKER=7", "X_SIGNAL=SIGTERM")
-		i.logged("orphaned worker exited", "worker", "7", "generation", "1")
+		i.logged("orphaned worker exited", "worker", "7", "generation", "1", "asked", "true")
 	})
 }
 
@@ -58,11 +59,21 @@ func TestLookingOnceMissesAWorkerStillBeingStarted(t *testing.T) {
 func takeOverDuringStart(i *instance) *actor {
 	first := i.master(1)
 	first.does("say READY=1")
-	first.does("limbo 7")
+	pipe := filepath.Join(i.t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		i.t.Fatal(err)
+	}
+	first.does("limbo 7 " + pipe)
 	first.kill()
 	second := i.master(2)
 	second.does("say READY=1")
 	i.logged("master ready", "generation", "2")
+	// The keeper takes things in turn: it has looked when it forwards what came after.
+	i.signal(unix.SIGHUP)
+	i.said("X_MASTER=2", "X_SIGNAL=SIGHUP")
+	if err := os.WriteFile(pipe, []byte("go\n"), 0); err != nil {
+		i.t.Fatal(err)
+	}
 	return second
 }
 
