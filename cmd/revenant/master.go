@@ -127,7 +127,7 @@ func bound(sockets []*listen.Socket) string {
 
 func named(stored []notify.NamedFile, name string) int {
 	for _, f := range stored {
-		if notify.UnescapeName(f.Name) == name {
+		if f.Name == name {
 			return f.FD
 		}
 	}
