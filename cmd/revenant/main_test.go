@@ -123,7 +123,7 @@ func begun(t testing.TB, mark string, change func(*exec.Cmd), env []string, args
 	ctx, cancel := context.WithTimeout(context.Background(), supervisortest.Patience)
 	defer cancel()
 	c := exec.CommandContext(ctx, supervisortest.Binary(t), args...)
-	c.Env = append(append(os.Environ(), marker+"="+mark), env...)
+	c.Env = append(append(os.Environ(), "GORACE=atexit_sleep_ms=0", marker+"="+mark), env...)
 	var out, errs strings.Builder
 	c.Stdout, c.Stderr = &out, &errs
 	if change != nil {

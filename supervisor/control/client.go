@@ -29,10 +29,14 @@ type Client struct {
 	http  http.Client
 }
 
+// ErrNoMaster says that the instance lives and nobody speaks for it just now.
+var ErrNoMaster = errors.New("the instance has no master at the moment: its keeper is about to start one, and the workers go on serving (try again)")
+
 // patience is how long a living instance may be without a master that answers:
-// its keeper replaces one that died in some ten milliseconds.
+// its keeper replaces one that died in some ten milliseconds, and one that was
+// killed again at once after a short pause.
 const (
-	patience = 2 * time.Second
+	patience = 5 * time.Second
 	askAgain = 10 * time.Millisecond
 )
 
@@ -52,13 +56,18 @@ func (c *Client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	defer again.Stop()
 	for {
 		conn, err := new(net.Dialer).DialContext(ctx, "unix", c.path)
-		if !nobody(err) || c.alive == nil || !c.alive() {
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				_ = conn.Close()
+			}
+			return nil, ErrNoMaster
+		case !nobody(err) || c.alive == nil || !c.alive():
 			return conn, err
 		}
 		select {
 		case <-again.C:
 		case <-ctx.Done():
-			return nil, err
 		}
 	}
 }
@@ -142,6 +151,8 @@ func (c *Client) call(ctx context.Context, method, path string, body io.Reader) 
 		answer, err = c.http.Do(r)
 	}
 	switch {
+	case errors.Is(err, ErrNoMaster):
+		return nil, ErrNoMaster
 	case nobody(err):
 		return nil, fmt.Errorf("%w (nobody answers on %s)", ErrNotRunning, c.path)
 	case err != nil:

@@ -111,7 +111,7 @@ func Begin(tb testing.TB, env []string, args ...string) *Instance {
 		all = append(all, "--listen", "tcp://127.0.0.1:0")
 	}
 	i.Command = exec.Command(Binary(tb), append(all, args...)...)
-	i.Command.Env = append(os.Environ(), env...)
+	i.Command.Env = environ(env)
 	i.Command.Stdout, i.Command.Stderr = i.log, i.log
 	i.Command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := i.Command.Start(); err != nil {
@@ -122,6 +122,12 @@ func Begin(tb testing.TB, env []string, args ...string) *Instance {
 	go func() { _ = i.Command.Wait(); close(i.exited) }()
 	tb.Cleanup(i.end)
 	return i
+}
+
+// environ is the test's environment with more. A program with the race detector
+// sleeps a second before it ends unless it is told not to.
+func environ(more []string) []string {
+	return append(append(os.Environ(), "GORACE=atexit_sleep_ms=0"), more...)
 }
 
 func contains(args []string, flag string) bool {
@@ -304,7 +310,7 @@ func Run(tb testing.TB, env []string, args ...string) (stdout, stderr string, co
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	c := exec.CommandContext(ctx, Binary(tb), args...)
-	c.Env = append(os.Environ(), env...)
+	c.Env = environ(env)
 	var out, errs strings.Builder
 	c.Stdout, c.Stderr = &out, &errs
 	err := c.Run()
