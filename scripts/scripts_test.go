@@ -84,40 +84,57 @@ func (p picture) command(ctx context.Context, script string, args ...string) *ex
 }
 
 // start runs scripts/demo until the test ends it, or its end.
-func (p picture) start(t *testing.T, args ...string) (demo *exec.Cmd, said *output) {
+func (p picture) start(t *testing.T, args ...string) *show {
 	t.Helper()
 	if _, err := stage.FrontPath(); err != nil {
 		t.Skipf("SKIPPED, NOT TESTED: %v", err)
 	}
-	said = &output{}
-	demo = p.command(context.Background(), "demo", args...)
+	said := &output{}
+	demo := p.command(context.Background(), "demo", args...)
 	demo.Stdout, demo.Stderr = said, said
-	demo.WaitDelay = patience
 	if err := demo.Start(); err != nil {
 		t.Fatal(err)
 	}
+	d := &show{cmd: demo, done: make(chan struct{})}
+	// Ends with the demo; the cleanup waits for it.
+	go func() {
+		defer close(d.done)
+		d.err = demo.Wait()
+	}()
 	t.Cleanup(func() {
-		if demo.ProcessState == nil {
-			demo.Process.Signal(syscall.SIGTERM)
-			demo.Wait()
-		}
+		demo.Process.Signal(syscall.SIGTERM)
+		<-d.done
 		if t.Failed() {
 			t.Logf("the demo said:\n%s", said)
 		}
 	})
-	eventually(t, "the demo is ready", func() bool { return strings.Contains(said.String(), "Ctrl-C ends all") })
-	return demo, said
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(patience); !ok(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %v in vain until %s", patience, what)
+	for deadline := time.Now().Add(patience); !strings.Contains(said.String(), "Ctrl-C ends all"); {
+		select {
+		case <-d.done:
+			t.Fatalf("the demo has ended before it was ready: %v", d.err)
+		case <-tick.C:
+			if time.Now().After(deadline) {
+				t.Fatalf("the demo is not ready after %v", patience)
+			}
 		}
 	}
+	return d
+}
+
+// show is a demo that was started.
+type show struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error // after done
+}
+
+// interrupt is Ctrl-C.
+func (d *show) interrupt() error {
+	d.cmd.Process.Signal(syscall.SIGINT)
+	<-d.done
+	return d.err
 }
 
 func exitCode(err error) int {
@@ -134,7 +151,7 @@ func exitCode(err error) int {
 
 func TestDemoServesSurvivesAStormAndLeavesNothingBehind(t *testing.T) {
 	p := newPicture(t)
-	demo, _ := p.start(t)
+	demo := p.start(t)
 
 	response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", p.ports[3]))
 	if err != nil {
@@ -158,8 +175,7 @@ func TestDemoServesSurvivesAStormAndLeavesNothingBehind(t *testing.T) {
 		}
 	}
 
-	demo.Process.Signal(syscall.SIGINT)
-	if err := demo.Wait(); err != nil {
+	if err := demo.interrupt(); err != nil {
 		t.Errorf("the demo ended with %v, want 0 after Ctrl-C", err)
 	}
 	for _, port := range p.ports {

@@ -52,11 +52,10 @@ func respawn(ctx context.Context, b *bench) (got result, err error) {
 // lets the slot rest: one may spend a fifth of its time starting, and this
 // measures starting, not waiting.
 func respawnOnce(ctx context.Context, watch *stage.Watch, slot int) (time.Duration, error) {
-	ready := watch.Ready()
-	if len(ready) != 2 {
-		return 0, fmt.Errorf("%d workers are ready, want 2", len(ready))
+	if err := watch.AwaitReady(ctx, 2); err != nil {
+		return 0, err
 	}
-	victim := ready[slot]
+	victim := watch.Ready()[slot]
 	killed := time.Now()
 	if err := stage.Kill(victim.PID, syscall.SIGKILL); err != nil {
 		return 0, err

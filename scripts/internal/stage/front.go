@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"revenant/nginx"
@@ -100,17 +102,39 @@ func free(ctx context.Context, port int) error {
 	return s.Close()
 }
 
-// FreePorts finds ports that nobody listens on.
+// FreePorts finds ports that nobody listens on and that the kernel does not give
+// to clients: under load one of those is taken again before it can be bound.
 func FreePorts(n int) ([]int, error) {
+	low, high := 15000, clientPorts()
+	if high <= low {
+		low, high = 1024, 65536
+	}
 	var ports []int
-	for range n {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 100 * n {
+		port := low + rand.IntN(high-low)
+		ln, err := net.Listen("tcp", ":"+strconv.Itoa(port))
 		if err != nil {
-			return nil, fmt.Errorf("cannot find a free port: %w", err)
+			continue
 		}
 		// Held until all are found, so that none is found twice.
 		defer ln.Close()
-		ports = append(ports, ln.Addr().(*net.TCPAddr).Port)
+		if ports = append(ports, port); len(ports) == n {
+			return ports, nil
+		}
 	}
-	return ports, nil
+	return nil, fmt.Errorf("cannot find %d free ports from %d to %d", n, low, high)
+}
+
+// clientPorts is the first port that the kernel gives to clients.
+func clientPorts() int {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err != nil {
+		return 32768
+	}
+	first, _, _ := strings.Cut(string(text), "\t")
+	n, err := strconv.Atoi(first)
+	if err != nil {
+		return 32768
+	}
+	return n
 }
