@@ -33,5 +33,6 @@
 // # Goroutines
 //
 // One per listener accepts and ends in step 1; one waits on the lifeline as long as the process lives; one
-// per connection belongs to net/http. Run waits for the first and, unless its deadline passed, for the last.
+// per connection belongs to net/http; two bound the drain and end with it. What [AfterClose] runs belongs to
+// the application. Run waits for the acceptors and, unless its deadline passed, for the connections.
 package worker
