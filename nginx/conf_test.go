@@ -176,7 +176,7 @@ func TestProductionIsCleanAndTheTutorialIsNot(t *testing.T) {
 
 func TestLintFindsEachBrokenRule(t *testing.T) {
 	tests := []struct{ rule, file, from, to string }{
-		{"zone", "upstream.conf", "zone revenant 256k;", ""},
+		{"zone", "upstream.conf", "zone revenant 128k;", ""},
 		{"order", "upstream.conf", "keepalive_requests 1000;", "hash $uri;"},
 		{"backup", "upstream.conf", "least_conn;", "ip_hash;"},
 		{"backup", "upstream.conf", "least_conn;", "random two;"},
@@ -185,7 +185,7 @@ func TestLintFindsEachBrokenRule(t *testing.T) {
 		{"reuseport", "production.conf", "listen 3333;", "listen 3333 reuseport;"},
 		{"max_fails", "site/servers.conf", "127.0.0.1:3000 max_fails=0;", "127.0.0.1:3000 max_fails=3;"},
 		{"twice", "site/standby.conf", "3002 max_fails=0 backup;\nserver 127.0.0.1:3002 max_fails=0 backup;", "3002 max_fails=0 backup;"},
-		{"tries", "site/retry.conf", "proxy_next_upstream_tries 0;", "proxy_next_upstream_tries 9;"},
+		{"tries", "site/retry.conf", "proxy_next_upstream_tries 0;", "proxy_next_upstream_tries 5;"},
 		{"retry", "site/retry.conf", "error invalid_header;", "error timeout;"},
 		{"retry", "site/retry.conf", "error invalid_header;", "error http_502;"},
 		{"retry", "site/retry.conf", "error invalid_header;", "error non_idempotent;"},

@@ -2,6 +2,7 @@ package nginx
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -28,6 +29,9 @@ func mortal(t testing.TB, deaths int) (port int, seen func(id string) int) {
 			b.die(r)
 		}
 		fmt.Fprint(w, n)
+		if size, _ := io.Copy(io.Discard, r.Body); size > 0 {
+			fmt.Fprint(w, ", ", size)
+		}
 	})
 	return b.port, func(id string) int { mu.Lock(); defer mu.Unlock(); return asked[id] }
 }
@@ -63,30 +67,46 @@ func listed(t testing.TB, port, times int) func(dir string) {
 
 func TestSingleInstanceListedTwiceIsRetried(t *testing.T) {
 	t.Parallel()
-	port, _ := mortal(t, 1)
+	port, _ := mortal(t, 2)
 	f := startFront(t, "production.conf", [3]int{}, listed(t, port, 2))
-	if status, body := f.get(t, "/mortal?id=1"); status != 200 || body != "2" {
-		t.Errorf("answer %d %q, want that of the second worker", status, body)
+	if status, body := f.get(t, "/mortal?id=1"); status != 200 || body != "3" {
+		t.Errorf("answer %d %q, want that of the third worker", status, body)
 	}
 }
 
-// The twin: listed once there is no entry left to try.
+// The twin: listed once it is asked once, and once more on a new connection.
 func TestSingleInstanceListedOnceIsNot(t *testing.T) {
 	t.Parallel()
-	port, _ := mortal(t, 1)
+	port, _ := mortal(t, 2)
 	f := startFront(t, "production.conf", [3]int{}, listed(t, port, 1))
 	if status, _ := f.get(t, "/mortal?id=1"); status != 502 {
 		t.Errorf("status %d, want 502: listing an instance twice would do nothing", status)
 	}
 }
 
-func TestGetSurvivesSixDeaths(t *testing.T) {
+func TestGetIsTriedOnceMoreOnNewConnections(t *testing.T) {
 	t.Parallel()
 	a, _ := mortal(t, 3)
 	b, _ := mortal(t, 3)
 	f := startFront(t, "production.conf", [3]int{a, b, closedPort(t)})
 	if status, body := f.get(t, "/mortal?id=1"); status != 200 || body != "4" {
-		t.Errorf("answer %d %q, want 200 at the seventh try", status, body)
+		t.Errorf("answer %d %q, want 200 after every entry failed", status, body)
+	}
+	e := f.entries(t, func(e entry) bool { return strings.HasPrefix(e.URI, "/mortal") })[0]
+	if !strings.Contains(e.UpstreamStatus, " : ") {
+		t.Errorf("upstream_status %q, want a colon before the new connections", e.UpstreamStatus)
+	}
+}
+
+func TestPutKeepsItsBodyThroughAllTries(t *testing.T) {
+	t.Parallel()
+	a, _ := mortal(t, 3)
+	b, _ := mortal(t, 3)
+	f := startFront(t, "production.conf", [3]int{a, b, closedPort(t)})
+	const size = 300_000 // more than nginx keeps in memory
+	req := must(http.NewRequest("PUT", f.url+"/mortal?id=1", strings.NewReader(strings.Repeat("x", size))))
+	if status, body := answer(t, inside, req); status != 200 || body != fmt.Sprint("4, ", size) {
+		t.Errorf("answer %d %q, want 200 for all %d bytes", status, body, size)
 	}
 }
 
