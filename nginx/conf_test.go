@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -230,14 +231,21 @@ func TestParseReadsWhatNginxReads(t *testing.T) {
 	}
 }
 
-// The timers of both sides of a connection. Those of a worker are defaults of package worker.
-const (
-	workerQuiet      = 5 * time.Second
-	workerIdle       = 75 * time.Second
-	workerHeaderSize = 64 << 10
-)
+// workerDefault is a default of package worker, from its source.
+func workerDefault(t *testing.T, name, unit string) int {
+	t.Helper()
+	text := string(must(os.ReadFile("../worker/options.go")))
+	match := regexp.MustCompile(name + `\s*= (\d+) ` + regexp.QuoteMeta(unit)).FindStringSubmatch(text)
+	if match == nil {
+		t.Fatalf("worker/options.go has no %s", name)
+	}
+	return must(strconv.Atoi(match[1]))
+}
 
 func TestTimersFitTogether(t *testing.T) {
+	workerQuiet := time.Duration(workerDefault(t, "defaultQuiet", "* time.Second")) * time.Second
+	workerIdle := time.Duration(workerDefault(t, "defaultIdle", "* time.Second")) * time.Second
+	workerHeaderSize := workerDefault(t, "defaultHeaderBytes", "<< 10") << 10
 	for _, name := range append([]string{"upstream.conf", "upstream-resolve.conf", "upstream-sticky.conf"}, alternatives...) {
 		conf := must(Parse(with(t, "upstream.conf", name), "production.conf"))
 		http := All(conf, "http")[0].Block
