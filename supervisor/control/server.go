@@ -31,9 +31,9 @@ import (
 
 // Server answers on the control socket. Serve starts it, Close ends it.
 type Server struct {
-	master *supervisor.Master
-	http   http.Server
-	path   string
+	master  *supervisor.Master
+	http    http.Server
+	closing chan struct{} // closed when followers shall hear the rest and go
 }
 
 // Listen binds the control socket. A path that a dead master left is replaced in
@@ -59,7 +59,7 @@ func Listen(path string) (net.Listener, error) {
 
 // New makes a server for a master.
 func New(master *supervisor.Master) *Server {
-	s := &Server{master: master}
+	s := &Server{master: master, closing: make(chan struct{})}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", s.status)
 	mux.HandleFunc("GET /v1/events", s.events)
@@ -81,8 +81,20 @@ func (s *Server) Serve(l net.Listener) error {
 	return nil
 }
 
-// Close ends the server and every stream.
-func (s *Server) Close() error { return s.http.Close() }
+// lastWords bounds how long Close waits for those who read slowly.
+const lastWords = time.Second
+
+// Close ends the server, and every stream once it has told all that happened.
+// It is called once.
+func (s *Server) Close() error {
+	close(s.closing)
+	ctx, cancel := context.WithTimeout(context.Background(), lastWords)
+	defer cancel()
+	if s.http.Shutdown(ctx) == nil {
+		return nil
+	}
+	return s.http.Close()
+}
 
 type peerKey struct{}
 
@@ -184,6 +196,19 @@ func (s *Server) follow(w http.ResponseWriter, r *http.Request, out *json.Encode
 				return
 			}
 		case <-r.Context().Done():
+			return
+		case <-s.closing:
+			s.rest(out, live)
+			return
+		}
+	}
+}
+
+// rest tells what was published before the end.
+func (s *Server) rest(out *json.Encoder, live *event.Subscription) {
+	live.Close()
+	for e := range live.Events() {
+		if out.Encode(e) != nil {
 			return
 		}
 	}
