@@ -112,7 +112,7 @@ func New(cfg Config, stored []notify.NamedFile, workers *notify.Server, keeper *
 		return nil, err
 	}
 	for _, s := range cfg.Sockets {
-		m.platform.store(notify.EscapeName(s.Name().String()), s.FD())
+		m.platform.store(s.Name().String(), s.FD())
 	}
 	m.adoptBoards(stored)
 	return m, nil

@@ -97,7 +97,7 @@ func (m *Master) drainAll() {
 
 func (m *Master) closeSockets() {
 	for _, s := range m.cfg.Sockets {
-		m.platform.remove(notify.EscapeName(s.Name().String()))
+		m.platform.remove(s.Name().String())
 		_ = s.Unlink()
 		_ = s.Close()
 	}
