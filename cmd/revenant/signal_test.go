@@ -268,7 +268,7 @@ func TestStopAnswersWhoeverIsConnectedAndRefusesTheLateWithoutAReset(t *testing.
 			}
 			lateErr := make(chan error, 1)
 			go func() { lateErr <- late(network, address) }() // waited for below
-			awaitDrain(t, s, socket) // from now on answers say that the connection closes
+			awaitDrain(t, s, socket)                          // from now on answers say that the connection closes
 			for _, c := range []*rawClient{kept, silent} {
 				c.send(t, wholeGet)
 				c.answer(t)

@@ -94,9 +94,31 @@ func (c *Client) Kill(ctx context.Context, worker uint64, signal string) error {
 // Stop begins the end of the instance.
 func (c *Client) Stop(ctx context.Context) error { return c.post(ctx, "/v1/stop", struct{}{}) }
 
-// Events hands each event after the given ID to do, and goes on for ever when
-// follow is set: until do returns an error, ctx ends or the instance does (nil).
+// Events hands each event after the given ID to do, and goes on when follow is
+// set: until do returns an error, ctx ends or the instance does (nil). A master
+// that follows upon a dead one counts its events anew and is followed from its
+// first.
 func (c *Client) Events(ctx context.Context, since uint64, follow bool, do func(event.Event) error) error {
+	err := c.stream(ctx, since, follow, do)
+	if !errors.Is(err, errStreamEnded) {
+		return err
+	}
+	for follow && c.alive != nil && c.alive() {
+		err = c.stream(ctx, 0, true, do)
+		if !errors.Is(err, errStreamEnded) && !errors.Is(err, ErrNoMaster) && !c.cutOff(err) {
+			break
+		}
+	}
+	if errors.Is(err, errStreamEnded) || errors.Is(err, ErrNotRunning) || c.alive != nil && !c.alive() {
+		return nil
+	}
+	return err
+}
+
+var errStreamEnded = errors.New("the stream of events has ended")
+
+// stream is the events of one master.
+func (c *Client) stream(ctx context.Context, since uint64, follow bool, do func(event.Event) error) error {
 	query := url.Values{"since": {strconv.FormatUint(since, 10)}}
 	if follow {
 		query.Set("follow", "1")
@@ -113,7 +135,7 @@ func (c *Client) Events(ctx context.Context, since uint64, follow bool, do func(
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			return nil // the master ended in the middle of a line, or after one
+			return errStreamEnded // in the middle of a line, or after one
 		}
 		if err := do(e); err != nil {
 			return err
