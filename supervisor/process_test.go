@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -273,6 +274,39 @@ func TestStopLeavesNoProcessEvenOfWorkersThatDoNotListen(t *testing.T) {
 			t.Errorf("worker %d, pid %d lives on", w.Worker, w.PID)
 		}
 	}
+}
+
+func TestRespawnsLeaveNoGoroutineAndNoDescriptor(t *testing.T) {
+	i := runReal(t, Config{Workers: 2}, "serve")
+	i.awaitReady(2)
+	kill := func(n int) {
+		for range n {
+			e := i.await("ready", is(event.WorkerReady))
+			_ = unix.Kill(e.PID, unix.SIGKILL)
+		}
+		i.awaitReady(2)
+	}
+	count := func() (goroutines, descriptors int) {
+		open, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return runtime.NumGoroutine(), len(open)
+	}
+	i.behave("serve")
+	s := i.awaitReady(2)
+	for _, w := range s.Workers {
+		_ = unix.Kill(w.PID, unix.SIGKILL)
+	}
+	kill(10)
+	goroutines, descriptors := count()
+	_ = unix.Kill(i.awaitReady(2).Workers[0].PID, unix.SIGKILL)
+	kill(40)
+	// Those of the newest dead are on their way out.
+	awaitTrue(t, "as many goroutines and descriptors as before 40 respawns", func() bool {
+		g, d := count()
+		return g <= goroutines+1 && d <= descriptors+1
+	})
 }
 
 func TestWorkersAreTakenBeforeTheMasterWhenMemoryRunsOut(t *testing.T) {

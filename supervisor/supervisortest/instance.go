@@ -30,43 +30,58 @@ import (
 // under the race detector.
 const Patience = 30 * time.Second
 
-var built = struct {
-	sync.Once
+// build is the command, built once per test process.
+type build struct {
+	once sync.Once
 	path string
 	err  error
-}{}
+}
+
+var built, plain build
 
 // Binary is the path of the built command, made once per test process, with the
 // race detector when the test has it.
 func Binary(tb testing.TB) string {
 	tb.Helper()
-	built.Do(func() {
-		dir, err := os.MkdirTemp("", "revenant-test-")
-		if err != nil {
-			built.err = err
-			return
-		}
-		built.path = filepath.Join(dir, "revenant")
-		args := []string{"build", "-o", built.path}
-		if raceEnabled {
-			args = append(args, "-race")
-		}
-		build := exec.Command("go", append(args, "./cmd/revenant")...)
-		build.Dir = Root()
-		if out, err := build.CombinedOutput(); err != nil {
-			built.err = fmt.Errorf("cannot build revenant: %w\n%s", err, out)
-		}
-	})
-	if built.err != nil {
-		tb.Fatal(built.err)
+	if raceEnabled {
+		return built.make(tb, "-race")
 	}
-	return built.path
+	return Plain(tb)
 }
 
-// Clean removes what Binary built. Call it at the end of TestMain.
+// Plain is the same without the race detector, for what is counted or measured.
+func Plain(tb testing.TB) string {
+	tb.Helper()
+	return plain.make(tb)
+}
+
+func (b *build) make(tb testing.TB, flags ...string) string {
+	tb.Helper()
+	b.once.Do(func() {
+		dir, err := os.MkdirTemp("", "revenant-test-")
+		if err != nil {
+			b.err = err
+			return
+		}
+		b.path = filepath.Join(dir, "revenant")
+		c := exec.Command("go", append(append([]string{"build", "-o", b.path}, flags...), "./cmd/revenant")...)
+		c.Dir = Root()
+		if out, err := c.CombinedOutput(); err != nil {
+			b.err = fmt.Errorf("cannot build revenant: %w\n%s", err, out)
+		}
+	})
+	if b.err != nil {
+		tb.Fatal(b.err)
+	}
+	return b.path
+}
+
+// Clean removes what was built. Call it at the end of TestMain.
 func Clean() {
-	if built.path != "" {
-		_ = os.RemoveAll(filepath.Dir(built.path))
+	for _, path := range []string{built.path, plain.path} {
+		if path != "" {
+			_ = os.RemoveAll(filepath.Dir(path))
+		}
 	}
 }
 
@@ -100,6 +115,17 @@ func Start(tb testing.TB, args ...string) *Instance {
 // Begin runs an instance and does not wait. env is added to the environment.
 func Begin(tb testing.TB, env []string, args ...string) *Instance {
 	tb.Helper()
+	return begin(tb, Binary(tb), env, args...)
+}
+
+// BeginPlain is Begin without the race detector in the instance.
+func BeginPlain(tb testing.TB, env []string, args ...string) *Instance {
+	tb.Helper()
+	return begin(tb, Plain(tb), env, args...)
+}
+
+func begin(tb testing.TB, binary string, env []string, args ...string) *Instance {
+	tb.Helper()
 	dir, err := os.MkdirTemp("", "rev") // short: a unix socket's path is limited
 	if err != nil {
 		tb.Fatal(err)
@@ -110,7 +136,7 @@ func Begin(tb testing.TB, env []string, args ...string) *Instance {
 	if !contains(args, "--listen") {
 		all = append(all, "--listen", "tcp://127.0.0.1:0")
 	}
-	i.Command = exec.Command(Binary(tb), append(all, args...)...)
+	i.Command = exec.Command(binary, append(all, args...)...)
 	i.Command.Env = environ(env)
 	i.Command.Stdout, i.Command.Stderr = i.log, i.log
 	i.Command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
