@@ -46,7 +46,7 @@ func (m *Master) start(s *seat) error {
 		return err
 	}
 	c := &child{id: id, n: s.n, board: board, started: time.Now()}
-	pid, wait, err := m.platform.start(m.cfg.launch(who, len(m.seats)))
+	pid, wait, err := m.platform.start(m.cfg.launch(who, m.size))
 	if err != nil {
 		_ = board.Close()
 		return err

@@ -64,6 +64,7 @@ type Master struct {
 	state    *statePage
 	board    func(scoreboard.Identity) (*scoreboard.Board, error)
 
+	size     int // how many workers are wanted
 	seats    []*seat
 	children map[uint64]*child // every living worker of ours, by id
 	byPID    map[int]*child
@@ -267,8 +268,10 @@ func (m *Master) do(s *seat, former *child, a action) {
 	}
 }
 
-// resize makes the number of slots n. The highest slots go first.
+// resize makes the number of slots n. The highest slots go first. The new size
+// is known before the first start: each worker gets its share of it.
 func (m *Master) resize(n int) {
+	m.size = n
 	for len(m.seats) < n {
 		s := &seat{n: len(m.seats)}
 		m.seats = append(m.seats, s)
