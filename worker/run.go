@@ -53,7 +53,7 @@ func Run(ctx context.Context, handler http.Handler, opts ...Option) error {
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
 	defer signal.Stop(signals)
 
-	listeners, client, err := sockets(ctx, o)
+	listeners, own, client, err := sockets(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func Run(ctx context.Context, handler http.Handler, opts ...Option) error {
 		board, lifeline = hello(client, o.log)
 	}
 	s := newServer(ctx, handler, board, o)
-	failed, err := s.serve(listeners)
+	failed, err := s.serve(listeners, own)
 	if err != nil {
 		closeAll(listeners)
 		return err
@@ -76,25 +76,25 @@ func Run(ctx context.Context, handler http.Handler, opts ...Option) error {
 }
 
 // sockets are those of the level above, or our own.
-func sockets(ctx context.Context, o options) ([]net.Listener, *notify.Client, error) {
+func sockets(ctx context.Context, o options) (listeners []net.Listener, own bool, client *notify.Client, err error) {
 	above := level()
 	if above.err != nil {
-		return nil, nil, above.err
+		return nil, false, nil, above.err
 	}
 	files := claim(above.files)
 	if len(files) == 0 {
-		listeners, err := bind(ctx, o.listen)
+		listeners, err = bind(ctx, o.listen)
 		for _, ln := range listeners {
 			o.log.Info("serving", "address", written(ln.Addr()))
 		}
-		return listeners, above.client, err
+		return listeners, true, above.client, err
 	}
 	if above.identity.Supervised {
 		// Standard output and error are pipes to a master. It may die; a worker then goes on.
 		signal.Ignore(unix.SIGPIPE)
 	}
-	listeners, err := inherit(files)
-	return listeners, above.client, err
+	listeners, err = inherit(files)
+	return listeners, false, above.client, err
 }
 
 var claimed sync.Once
@@ -106,11 +106,11 @@ func claim(files []notify.NamedFile) (mine []notify.NamedFile) {
 }
 
 // serve starts to accept on every listener and returns when all of them do. What makes one fail is sent.
-func (s *server) serve(listeners []net.Listener) (<-chan error, error) {
+func (s *server) serve(listeners []net.Listener, own bool) (<-chan error, error) {
 	var started sync.WaitGroup
 	failed := make(chan error, len(listeners))
 	for _, ln := range listeners {
-		a, err := newAcceptor(ln, s, started.Done)
+		a, err := newAcceptor(ln, own, s, started.Done)
 		if err != nil {
 			return nil, err
 		}
