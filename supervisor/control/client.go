@@ -175,6 +175,8 @@ func (c *Client) call(ctx context.Context, method, path string, body io.Reader) 
 	switch {
 	case errors.Is(err, ErrNoMaster):
 		return nil, ErrNoMaster
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, fmt.Errorf("the instance at %s does not answer in time: its master is busy, or is being replaced (try again)", c.path)
 	case nobody(err):
 		return nil, fmt.Errorf("%w (nobody answers on %s)", ErrNotRunning, c.path)
 	case err != nil:

@@ -18,6 +18,9 @@ const (
 	firstPause  = 100 * time.Millisecond // between the second and the third master
 	longestStep = 5 * time.Second
 	maxMasters  = 5 // to try before the first readiness
+	// longestBreath bounds the pause after a master that was killed as soon as it
+	// was ready: without one, no worker that dies is replaced.
+	longestBreath = time.Second
 )
 
 // Variables, for tests that cannot wait.
@@ -176,8 +179,7 @@ func (k *keeper) died(now time.Time, killed bool, why ...any) {
 	}
 	var wait time.Duration
 	if killed && !m.readyAt.IsZero() {
-		boot := m.readyAt.Sub(m.startedAt)
-		wait = max(0, m.readyAt.Add(boot*time.Duration(startShare-1)).Sub(now))
+		wait = breath(m.readyAt.Sub(m.startedAt), now.Sub(m.readyAt))
 	} else {
 		k.deaths++
 		wait = pause(k.deaths)
@@ -197,6 +199,12 @@ func (k *keeper) died(now time.Time, killed bool, why ...any) {
 // fromOutside tells whether somebody else ended the process: a Go program does not raise these itself.
 func fromOutside(status syscall.WaitStatus) bool {
 	return status.Signaled() && slices.Contains([]syscall.Signal{syscall.SIGKILL, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP}, status.Signal())
+}
+
+// breath is the pause after a master that somebody killed, which took boot to become ready and then
+// was for so long: none, unless starting masters would eat the machine.
+func breath(boot, ready time.Duration) time.Duration {
+	return min(max(0, boot*time.Duration(startShare-1)-ready), longestBreath)
 }
 
 // pause is the time between the nth death in a row and the next start.

@@ -73,6 +73,20 @@ func TestReadyMasterThatIsKilledIsReplacedWithoutBackoff(t *testing.T) {
 	i.logged("master died", "restart_in", fmt.Sprint(firstPause.Nanoseconds()))
 }
 
+func TestBreathAfterAKillIsShareOfTheBootAndNeverLong(t *testing.T) {
+	for _, c := range []struct{ boot, ready, want time.Duration }{
+		{50 * time.Millisecond, time.Hour, 0},
+		{50 * time.Millisecond, 200 * time.Millisecond, 0},
+		{50 * time.Millisecond, 0, 200 * time.Millisecond},
+		{50 * time.Millisecond, 150 * time.Millisecond, 50 * time.Millisecond},
+		{10 * time.Second, 0, time.Second}, // nobody heals meanwhile
+	} {
+		if got := breath(c.boot, c.ready); got != c.want {
+			t.Errorf("breath(%v, %v) = %v, want %v", c.boot, c.ready, got, c.want)
+		}
+	}
+}
+
 func TestPauseDoublesUpToFiveSeconds(t *testing.T) {
 	want := []time.Duration{0, 0, 100, 200, 400, 800, 1600, 3200, 5000, 5000}
 	for deaths, w := range want {
