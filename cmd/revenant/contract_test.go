@@ -96,7 +96,7 @@ var allowed = []struct {
 }{
 	{regexp.MustCompile(`^/dev/null$`), 1},                 // 0
 	{regexp.MustCompile(`^pipe:`), 2 + 1},                  // 1 and 2, and the lifeline
-	{regexp.MustCompile(`^socket:`), 2 + 1},                // the listener twice (to accept, and to wait), and the socket of notify
+	{regexp.MustCompile(`^socket:`), 1 + 1},                // the listener and the socket of notify
 	{regexp.MustCompile(`^/memfd:revenant`), 1},            // the scoreboard
 	{regexp.MustCompile(`^anon_inode:\[eventpoll\]$`), 1},  // Go's poller
 	{regexp.MustCompile(`^anon_inode:\[eventfd\]$`), 1},    // and what wakes it

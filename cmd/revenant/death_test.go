@@ -3,6 +3,8 @@ package main
 import (
 	"math/rand/v2"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -137,8 +139,8 @@ func TestStateOfADeadMasterIsTakenOver(t *testing.T) {
 }
 
 func TestKeeperKilledEndsEverythingByItselfAndFreesTheAddress(t *testing.T) {
-	mark := t.Name()
-	i := supervisortest.Begin(t, []string{marker + "=" + mark}, "--workers", "2")
+	mark, path := t.Name(), filepath.Join(openDir(t), "app.sock")
+	i := supervisortest.Begin(t, []string{marker + "=" + mark}, "--workers", "2", "--listen", "tcp://127.0.0.1:0", "--listen", "unix:"+path)
 	s := i.Await("ready", isReady)
 	address := i.Address()
 	if n := len(marked(t, mark)); n != 4 {
@@ -155,6 +157,9 @@ func TestKeeperKilledEndsEverythingByItselfAndFreesTheAddress(t *testing.T) {
 		t.Fatalf("the address is not free: %v", err)
 	}
 	_ = l.Close()
+	if _, err := os.Lstat(path); err == nil {
+		t.Error("the path of the unix socket is left behind")
+	}
 	if _, errs, code := client(i, t, "ps"); code != exitNotRunning || !strings.Contains(errs, "no instance is running") {
 		t.Errorf("ps exits with %d and says %q", code, errs)
 	}
