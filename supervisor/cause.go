@@ -30,9 +30,9 @@ func (m *Master) judge(c *child, status unix.WaitStatus) (cause, trigger) {
 		return causeStartTimeout, exitCrashed
 	case c.killed != "":
 		return c.killed, exitPlanned
-	case c.chaos != "":
+	case c.chaos != "" && endsChaos(c.chaos, status):
 		return causeChaos, exitPlanned
-	case c.asked:
+	case c.asked != 0 && answers(status, c.asked):
 		return causeRequested, exitPlanned
 	case oom:
 		return causeOOM, exitCrashed
@@ -70,6 +70,37 @@ func (o *oomKills) claim() bool {
 	}
 	o.unclaimed--
 	return true
+}
+
+// chaosEnds are the ends that the modes of /workerKiller lead to. A worker that
+// was chosen to die and dies in another way was ended by something else. The
+// modes that only make it sick are not here: whatever ends it then is their doing.
+var chaosEnds = map[string]func(unix.WaitStatus) bool{
+	"graceful": func(s unix.WaitStatus) bool { return s.Exited() && s.ExitStatus() == 0 },
+	"exit":     func(s unix.WaitStatus) bool { return s.Exited() && s.ExitStatus() == 1 },
+	"panic":    func(s unix.WaitStatus) bool { return s.Exited() && s.ExitStatus() == goFatal },
+	"kill":     func(s unix.WaitStatus) bool { return s.Signaled() && s.Signal() == unix.SIGKILL },
+	"segv":     func(s unix.WaitStatus) bool { return s.Signaled() && s.Signal() == unix.SIGSEGV },
+}
+
+// goFatal is the exit code of a Go program that panics, or that answers SIGQUIT,
+// SIGABRT or SIGSEGV with its stack traces.
+const goFatal = 2
+
+func endsChaos(mode string, status unix.WaitStatus) bool {
+	expected, known := chaosEnds[mode]
+	return !known || expected(status)
+}
+
+// answers tells whether an end is what the signal that we sent leads to.
+func answers(status unix.WaitStatus, sent unix.Signal) bool {
+	switch {
+	case status.Signaled():
+		return status.Signal() == sent
+	case status.ExitStatus() == goFatal:
+		return sent == unix.SIGQUIT || sent == unix.SIGABRT || sent == unix.SIGSEGV
+	}
+	return status.ExitStatus() == 0
 }
 
 func plainCause(status unix.WaitStatus) cause {

@@ -20,10 +20,11 @@ type child struct {
 	started time.Time
 	ready   time.Time // zero until it said READY
 
-	deadline time.Time // of its drain; zero while it serves
-	asked    bool      // we, or an operator through us, asked it to end
-	chaos    string    // the mode of a death that a client asked for and we granted
-	killed   cause     // why we sent SIGKILL, "" when we did not
+	deadline time.Time   // of its drain; zero while it serves
+	asked    unix.Signal // what we, or an operator through us, sent it to make it end; 0 for nothing
+	chaos    string      // the mode of a death that a client asked for and we granted
+	permit   time.Time   // until when it may use that; zero when it did, or needs not
+	killed   cause       // why we sent SIGKILL, "" when we did not
 }
 
 // draining tells whether it was asked, or said itself, to leave.
@@ -95,9 +96,13 @@ func (m *Master) saidStopping(c *child) {
 	if c.draining() {
 		return
 	}
+	t := leaves
+	if m.crowded() {
+		t = leavesCrowd
+	}
 	m.leaves(c, "it said so")
 	if s := m.seatOf(c); s != nil {
-		m.step(s, leaves)
+		m.step(s, t)
 	}
 }
 
@@ -111,7 +116,7 @@ func (m *Master) leaves(c *child, why string) {
 
 // retire asks a worker to finish what it has and go.
 func (m *Master) retire(c *child) {
-	c.asked = true
+	c.asked = unix.SIGTERM
 	if c.draining() {
 		return
 	}
@@ -124,7 +129,7 @@ func (m *Master) kill(c *child, why cause) {
 	if c.killed != "" {
 		return
 	}
-	c.killed, c.deadline = why, time.Time{}
+	c.killed, c.deadline, c.permit = why, time.Time{}, time.Time{}
 	m.platform.kill(-c.pid, unix.SIGKILL)
 }
 
@@ -167,7 +172,6 @@ func (m *Master) giveUp(err error) {
 		s.slot, s.worker = slot{phase: empty}, nil
 	}
 	for _, c := range m.children {
-		c.asked = true
 		m.kill(c, causeRequested)
 	}
 }

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"fmt"
+	"time"
 
 	"revenant/supervisor/event"
 	"revenant/supervisor/notify"
@@ -93,21 +94,53 @@ func (m *Master) chaos(c *child, mode string, msg notify.Message) {
 		_ = msg.Answer(nil, chaosKey+"=refused", reasonKey+"="+reason)
 		return
 	}
+	if msg.Answer(nil, chaosKey+"=granted") != nil {
+		return // nobody waits for it any longer: nobody will die by it
+	}
 	c.chaos = mode
+	if _, known := chaosEnds[mode]; known {
+		c.permit = time.Now().Add(permitLimit)
+	}
 	m.publish(e)
-	_ = msg.Answer(nil, chaosKey+"=granted")
 }
+
+// permitLimit is how long a worker may take to die of a permit. One that has not
+// by then never heard of it.
+const permitLimit = 10 * time.Second
+
+// takeBack makes a worker that did not use its permit one that serves again.
+func (m *Master) takeBack(c *child) {
+	c.permit = time.Time{}
+	if c.draining() {
+		return
+	}
+	e := m.about(c, event.Warning)
+	e.Message = "a permit for chaos was not used and is taken back: " + c.chaos
+	c.chaos = ""
+	m.publish(e)
+}
+
+// drainers counts the workers that have left their seats.
+func (m *Master) drainers() int {
+	n := len(m.children)
+	for _, s := range m.seats {
+		if s.worker != nil {
+			n--
+		}
+	}
+	return n
+}
+
+// crowded tells that more workers drain than an instance should carry.
+func (m *Master) crowded() bool { return m.drainers() >= 2*len(m.seats)+2 }
 
 // chaosRefusal says why a worker must not end now, "" when it may. A worker that
 // was granted its end before does not count as one that serves.
 func (m *Master) chaosRefusal(c *child) string {
-	serving, leaving := 0, len(m.children)
+	serving := 0
 	for _, s := range m.seats {
-		if s.worker != nil {
-			leaving--
-			if s.slot.phase == ready && s.worker.chaos == "" {
-				serving++
-			}
+		if s.slot.phase == ready && s.worker.chaos == "" {
+			serving++
 		}
 	}
 	switch {
@@ -121,8 +154,8 @@ func (m *Master) chaosRefusal(c *child) string {
 		return "this worker is leaving already"
 	case serving < 2:
 		return "it is the last ready worker"
-	case leaving >= 2*len(m.seats)+2:
-		return fmt.Sprintf("%d workers are still draining", leaving)
+	case m.crowded():
+		return fmt.Sprintf("%d workers are still draining", m.drainers())
 	}
 	return ""
 }

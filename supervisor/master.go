@@ -115,6 +115,7 @@ func New(cfg Config, stored []notify.NamedFile, workers *notify.Server, keeper *
 	for _, s := range cfg.Sockets {
 		m.platform.store(s.Name().String(), s.FD())
 	}
+	m.events.Continue(m.state.newestEvent())
 	m.adoptBoards(stored)
 	return m, nil
 }
@@ -142,8 +143,9 @@ func (m *Master) Run(ctx context.Context, signals <-chan os.Signal) error {
 	m.began = time.Now()
 	m.oom.count = m.platform.oomKills()
 	go m.watchInbox() // ends when the server is closed or m.done is
-	m.publish(event.Event{Kind: event.MasterStarted, PID: os.Getpid(), Count: m.cfg.Workers})
-	m.resize(m.cfg.Workers)
+	size := m.state.sizeOr(m.cfg.Workers)
+	m.publish(event.Event{Kind: event.MasterStarted, PID: os.Getpid(), Count: size})
+	m.resize(size)
 
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -183,7 +185,7 @@ func (m *Master) publish(e event.Event) {
 	if e.Generation == 0 {
 		e.Generation = m.cfg.Generation
 	}
-	m.events.Publish(e)
+	m.state.setNewestEvent(m.events.Publish(e).ID)
 }
 
 // setTimer arms the one timer for the next deadline of anything.
@@ -199,9 +201,11 @@ func (m *Master) setTimer(timer *time.Timer) {
 	}
 	for _, c := range m.children {
 		sooner(c.deadline)
+		sooner(c.permit)
 	}
-	if !m.committed {
-		sooner(m.began.Add(m.cfg.Policy.StartTimeout))
+	// Once it has passed, the first READY commits, and needs no timer.
+	if late := m.began.Add(m.cfg.Policy.StartTimeout); !m.committed && time.Now().Before(late) {
+		sooner(late)
 	}
 	if next.IsZero() {
 		timer.Stop()
@@ -222,6 +226,9 @@ func (m *Master) tick() {
 		if !c.deadline.IsZero() && !now.Before(c.deadline) {
 			m.kill(c, causeDrainTimeout)
 		}
+		if !c.permit.IsZero() && !now.Before(c.permit) {
+			m.takeBack(c)
+		}
 	}
 }
 
@@ -234,7 +241,7 @@ func (m *Master) step(s *seat, t trigger) {
 	}
 	former := s.worker
 	switch t {
-	case unwant, leaves:
+	case unwant, leaves, leavesCrowd:
 		if s.slot.phase != killing || t == unwant {
 			s.worker = nil
 		}

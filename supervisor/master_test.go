@@ -489,6 +489,101 @@ func TestUnknownWorkerIsNamedInTheError(t *testing.T) {
 	})
 }
 
+func TestDeathInAnotherWayThanAskedIsNotExplainedByTheAsking(t *testing.T) {
+	for name, c := range map[string]struct {
+		prepare func(i *fakeInstance)
+		end     unix.WaitStatus
+		cause   string
+	}{
+		"asked to drain, killed by somebody": {func(i *fakeInstance) { _ = i.Kill(context.Background(), 1, unix.SIGTERM) }, unix.WaitStatus(unix.SIGKILL), "signal KILL"},
+		"asked to drain, crashed":            {func(i *fakeInstance) { _ = i.Kill(context.Background(), 1, unix.SIGTERM) }, unix.WaitStatus(unix.SIGSEGV), "signal SEGV"},
+		"stopped and continued long ago": {func(i *fakeInstance) {
+			_ = i.Kill(context.Background(), 1, unix.SIGSTOP)
+			_ = i.Kill(context.Background(), 1, unix.SIGCONT)
+		}, exitStatus(0), "exit 0"},
+		"may exit for chaos, killed by somebody": {func(i *fakeInstance) {
+			_ = i.ask(context.Background(), func() { i.children[1].chaos = "exit" })
+		}, unix.WaitStatus(unix.SIGKILL), "signal KILL"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, two, func(p *fakeProcess) {
+				if p.during(time.Millisecond) {
+					p.say(notify.Ready)
+				}
+				<-p.dead // it hears SIGTERM and takes its time
+			}, func(i *fakeInstance) {
+				i.pass(time.Second)
+				first := i.world.any()
+				c.prepare(i)
+				i.pass(100 * time.Millisecond)
+				first.end(c.end)
+				i.pass(time.Second)
+				if e := i.exits()[0]; e.Worker != 1 || e.Cause != c.cause || e.Planned {
+					t.Errorf("worker %d ended by %q, planned %v; want %q, not planned", e.Worker, e.Cause, e.Planned, c.cause)
+				}
+			})
+		})
+	}
+}
+
+func TestUnusedPermitIsTakenBack(t *testing.T) {
+	inBubble(t, two, serve(time.Millisecond, 0), func(i *fakeInstance) {
+		i.pass(time.Second)
+		_ = i.ask(context.Background(), func() {
+			i.children[1].chaos, i.children[1].permit = "kill", time.Now().Add(permitLimit)
+		})
+		i.pass(permitLimit - time.Second)
+		mayGo := func(worker uint64) (why string) {
+			_ = i.ask(context.Background(), func() { why = i.chaosRefusal(i.children[worker]) })
+			return why
+		}
+		if mayGo(2) == "" {
+			t.Error("while worker 1 may still die, worker 2 is the last")
+		}
+		i.pass(2 * time.Second)
+		if why := mayGo(2); why != "" {
+			t.Errorf("worker 1 never used its permit: %s", why)
+		}
+	})
+}
+
+func TestStormOfLeavingWorkersIsBounded(t *testing.T) {
+	inBubble(t, two, serve(time.Millisecond, 20*time.Second), func(i *fakeInstance) {
+		for range 1000 { // 10 s; somebody's SIGTERM to whoever serves
+			i.pass(10 * time.Millisecond)
+			_ = i.ask(context.Background(), func() {
+				for _, s := range i.seats {
+					if s.slot.phase == ready {
+						i.platform.kill(s.worker.pid, unix.SIGTERM)
+					}
+				}
+			})
+		}
+		i.world.mu.Lock()
+		n := len(i.world.living)
+		i.world.mu.Unlock()
+		if n > 25 {
+			t.Errorf("%d processes of an instance of two workers", n)
+		}
+		i.pass(time.Minute)
+		if s := i.status(); s.Ready != 2 || len(s.Workers) != 2 {
+			t.Errorf("not healed after the storm: %d ready, %d listed", s.Ready, len(s.Workers))
+		}
+	})
+}
+
+func TestLateGenerationDoesNotSpin(t *testing.T) {
+	cfg := two
+	cfg.Policy.StartTimeout = time.Second
+	inBubble(t, cfg, deaf, func(i *fakeInstance) {
+		_ = i.ask(context.Background(), func() { i.state.setReady() }) // a later master: it does not give up
+		i.pass(3 * time.Second)                                        // the bubble's time stands still while anybody spins
+		if i.status().Ready != 0 {
+			t.Error("deaf workers are ready")
+		}
+	})
+}
+
 // The control to the tests above: a master whose slots forget to start again is
 // seen to stay degraded, so "healed" is not something they see in any case.
 func TestBrokenTableIsSeenByTheMastersTests(t *testing.T) {

@@ -42,7 +42,8 @@ const (
 	unwant                     // the instance wants none here any more
 	startFailed                // fork or exec failed
 	saidReady                  // the worker said READY
-	leaves                     // the worker drains: asked by an operator, by chaos, or by somebody's SIGTERM
+	leaves                     // the worker drains: by chaos, or by somebody's SIGTERM
+	leavesCrowd                // the same, while more workers drain than finish
 	exitPlanned                // the worker ended as we or an operator meant it to
 	exitKilled                 // somebody else's signal ended it after it had been ready
 	exitCrashed                // it ended by itself, or before it was ready
@@ -50,7 +51,7 @@ const (
 )
 
 func (t trigger) String() string {
-	names := [...]string{"want", "unwant", "start-failed", "said-ready", "leaves", "exit-planned", "exit-killed", "exit-crashed", "tick"}
+	names := [...]string{"want", "unwant", "start-failed", "said-ready", "leaves", "leaves-crowd", "exit-planned", "exit-killed", "exit-crashed", "tick"}
 	if int(t) < len(names) {
 		return names[t]
 	}
@@ -86,6 +87,12 @@ type slot struct {
 	fails int           // crashes and failed starts in a row, without a stable run between
 }
 
+// stable tells whether the worker has been ready for so long that what its
+// predecessors did is forgiven.
+func (s slot) stable(now time.Time, p Policy) bool {
+	return s.phase == ready && now.Sub(s.since) >= p.StableAfter
+}
+
 // deadline is when the slot wants a tick; zero for never.
 func (s slot) deadline(p Policy) time.Time {
 	switch s.phase {
@@ -111,6 +118,7 @@ var table = map[phase]map[trigger]move{
 		saidReady:   nowReady,
 		startFailed: failed,
 		leaves:      failed, // it never served: that is a failed start, though a polite one
+		leavesCrowd: failed,
 		exitPlanned: respawn,
 		exitKilled:  failed,
 		exitCrashed: failed,
@@ -120,6 +128,7 @@ var table = map[phase]map[trigger]move{
 	ready: {
 		saidReady:   stay, // said twice
 		leaves:      respawn,
+		leavesCrowd: failed, // or their sum would grow without bound
 		exitPlanned: respawn,
 		exitKilled:  respawn,
 		exitCrashed: failed,
@@ -129,6 +138,7 @@ var table = map[phase]map[trigger]move{
 	killing: {
 		saidReady:   stay, // too late: the signal is on its way
 		leaves:      stay,
+		leavesCrowd: stay,
 		exitPlanned: failed,
 		exitKilled:  failed,
 		exitCrashed: failed,
@@ -179,12 +189,15 @@ func respawn(s slot, now time.Time, p Policy) (slot, []action) {
 	if s.phase == starting {
 		s.took = now.Sub(s.began)
 	}
+	if s.stable(now, p) {
+		s.fails = 0
+	}
 	return s.startAt(now, p.earliest(s), p)
 }
 
 // failed replaces a worker that crashed or never became ready.
 func failed(s slot, now time.Time, p Policy) (slot, []action) {
-	if s.phase == ready && now.Sub(s.since) >= p.StableAfter {
+	if s.stable(now, p) {
 		s.fails = 0
 	}
 	if s.phase != ready {

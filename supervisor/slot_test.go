@@ -61,6 +61,12 @@ func TestSlotLife(t *testing.T) {
 			[]scripted{{0, want}, {time.Second, tick}, {time.Second + ms, saidReady}}, killing, 0, nil},
 		{"a missed start deadline counts as a crash and as starting time",
 			[]scripted{{0, want}, {time.Second, tick}, {time.Second, exitCrashed}}, backoff, 5 * time.Second, []action{actWait}},
+		{"a stable run forgives earlier failures however it ends",
+			[]scripted{{0, want}, {0, startFailed}, {0, startFailed}, {100 * ms, tick}, {101 * ms, saidReady}, {time.Hour, exitKilled}, {time.Hour + ms, saidReady}, {time.Hour + time.Second, exitCrashed}},
+			starting, 0, []action{actStart}},
+		{"a worker that leaves while too many drain is replaced like a crashed one",
+			[]scripted{{0, want}, {ms, saidReady}, {time.Second, leavesCrowd}, {1001 * ms, saidReady}, {2 * time.Second, leavesCrowd}},
+			backoff, 2100 * ms, []action{actWait}},
 		{"scaled away: the worker is asked to drain",
 			[]scripted{{0, want}, {ms, saidReady}, {time.Second, unwant}}, empty, 0, []action{actRetire}},
 		{"scaled away while waiting: nothing to drain",
@@ -125,7 +131,7 @@ func TestTableKnowsEveryEnd(t *testing.T) {
 		}
 	}
 	for _, p := range []phase{starting, ready, killing} {
-		for _, end := range []trigger{exitPlanned, exitKilled, exitCrashed, unwant, leaves, saidReady} {
+		for _, end := range []trigger{exitPlanned, exitKilled, exitCrashed, unwant, leaves, leavesCrowd, saidReady} {
 			if table[p][end] == nil {
 				t.Errorf("phase %v does not know %v", p, end)
 			}
@@ -152,8 +158,8 @@ func checkInvariants(t testing.TB, script []byte, step stepper) {
 	now, worker, started := epoch, false, 0
 	var busy time.Duration // time spent starting
 	for i, b := range script {
-		tr := trigger(b % 9)
-		now = now.Add(time.Duration(b/9) * 20 * time.Millisecond)
+		tr := trigger(b % 10)
+		now = now.Add(time.Duration(b/10) * 20 * time.Millisecond)
 		if s.phase == backoff && tr == want {
 			tr = tick // an operator's wish may break the duty rule; it is not under test here
 		}
@@ -167,8 +173,8 @@ func checkInvariants(t testing.TB, script []byte, step stepper) {
 			continue
 		}
 		switch tr {
-		case startFailed, leaves, exitPlanned, exitKilled, exitCrashed:
-			if was.phase != killing || tr != leaves {
+		case startFailed, leaves, leavesCrowd, exitPlanned, exitKilled, exitCrashed:
+			if was.phase != killing || tr != leaves && tr != leavesCrowd {
 				worker = false
 			}
 			if was.phase == starting || was.phase == killing {
@@ -232,7 +238,7 @@ func TestInvariantsCatchABrokenStep(t *testing.T) {
 		probe := &recorder{TB: t}
 		func() {
 			defer func() { _ = recover() }()
-			checkInvariants(probe, []byte{0, 3, 6, 48, 6, 3, 6}, broken)
+			checkInvariants(probe, []byte{byte(want), byte(saidReady), byte(exitKilled), byte(saidReady) + 50, byte(exitKilled), byte(saidReady), byte(exitKilled)}, broken)
 		}()
 		if !probe.failed {
 			t.Errorf("a step that %s passes", name)

@@ -19,6 +19,8 @@ type statePage struct {
 	magic    uint64
 	workers  atomic.Uint64 // newest worker id
 	ready    atomic.Uint64 // 1 once a generation of this instance served
+	size     atomic.Uint64 // workers wanted since somebody changed it, 0 before
+	events   atomic.Uint64 // newest event's ID
 	requests [6]atomic.Uint64
 }
 
@@ -69,6 +71,19 @@ func (p *statePage) nextWorker() uint64 { return p.workers.Add(1) }
 
 func (p *statePage) everReady() bool { return p.ready.Load() != 0 }
 func (p *statePage) setReady()       { p.ready.Store(1) }
+
+// sizeOr is the number of workers that an operator last asked for, or n.
+func (p *statePage) sizeOr(n int) int {
+	if size := p.size.Load(); size != 0 {
+		return int(size)
+	}
+	return n
+}
+
+func (p *statePage) setSize(n int) { p.size.Store(uint64(n)) }
+
+func (p *statePage) newestEvent() uint64      { return p.events.Load() }
+func (p *statePage) setNewestEvent(id uint64) { p.events.Store(id) }
 
 // addTotals keeps what a dead worker had answered, so that sums never fall.
 func (p *statePage) addTotals(s scoreboard.Snapshot) {

@@ -144,7 +144,10 @@ func (m *Master) stateWord(serving int) string {
 }
 
 func (s *seat) status(generation int) WorkerStatus {
-	w := WorkerStatus{Slot: s.n, State: s.slot.phase.String(), Generation: generation, Restarts: max(0, s.starts-1), Failures: s.slot.fails, LastExit: s.lastExit}
+	w := WorkerStatus{Slot: s.n, State: s.slot.phase.String(), Generation: generation, Restarts: max(0, s.starts-1), LastExit: s.lastExit}
+	if s.slot.phase != ready {
+		w.Failures = s.slot.fails
+	}
 	if s.slot.phase == backoff {
 		next := s.slot.next
 		w.NextStart = &next
@@ -231,12 +234,17 @@ func (m *Master) killWorker(id uint64, sig unix.Signal) error {
 	if c == nil {
 		return &UnknownWorkerError{id}
 	}
-	c.asked = true
-	if sig != unix.SIGTERM {
+	s := m.seatOf(c)
+	switch {
+	case sig == unix.SIGSTOP || sig == unix.SIGCONT:
 		m.platform.kill(c.pid, sig)
-		return nil
-	}
-	if s := m.seatOf(c); s != nil && s.slot.phase != killing {
+	case sig != unix.SIGTERM:
+		c.asked = sig
+		m.platform.kill(c.pid, sig)
+	case s == nil || s.slot.phase == killing: // on its way out already
+	case m.crowded():
+		return fmt.Errorf("cannot end worker %d: %d workers are still draining (wait, or --signal KILL)", id, m.drainers())
+	default:
 		m.retire(c)
 		m.step(s, exitPlanned) // its seat is free from now on
 	}
@@ -253,6 +261,7 @@ func (m *Master) scale(n int) error {
 	if n < 1 || n > maxWorkers {
 		return fmt.Errorf("cannot run %d workers: from 1 to %d are possible", n, maxWorkers)
 	}
+	m.state.setSize(n)
 	m.publish(event.Event{Kind: event.WorkersChanged, Count: n})
 	m.resize(n)
 	return nil

@@ -98,15 +98,40 @@ func verdict(s supervisor.Status, now time.Time) string {
 	} else if draining := former(s); draining > 0 {
 		parts = append(parts, fmt.Sprintf("%d draining", draining))
 	}
-	for _, w := range s.Workers {
-		if w.NextStart != nil && w.Failures > 1 {
-			parts = append(parts, fmt.Sprintf("slot %d failed %d times, next try in %s", w.Slot, w.Failures, event.Humane(w.NextStart.Sub(now))))
-		}
+	if text := failing(s, now); text != "" {
+		parts = append(parts, text)
 	}
 	if last := newestExit(s); last != nil {
-		parts = append(parts, fmt.Sprintf("last exit worker %d %s %s ago", last.Worker, last.Cause, event.Humane(now.Sub(last.Time))))
+		who := fmt.Sprintf("last exit worker %d", last.Worker)
+		if last.Worker == 0 { // it never came to be
+			who = "last start"
+		}
+		parts = append(parts, fmt.Sprintf("%s %s %s ago", who, last.Cause, event.Humane(now.Sub(last.Time))))
 	}
 	return strings.Join(append(parts, strings.Join(s.Listeners, " "), "instance "+s.Instance), " · ")
+}
+
+// failing names the slot that waits after failures, or counts them when there
+// are several.
+func failing(s supervisor.Status, now time.Time) string {
+	var first *supervisor.WorkerStatus
+	n := 0
+	for i, w := range s.Workers {
+		if w.NextStart == nil || w.Failures < 2 {
+			continue
+		}
+		n++
+		if first == nil || w.NextStart.Before(*first.NextStart) {
+			first = &s.Workers[i]
+		}
+	}
+	switch n {
+	case 0:
+		return ""
+	case 1:
+		return fmt.Sprintf("slot %d failed %d times, next try in %s", first.Slot, first.Failures, event.Humane(first.NextStart.Sub(now)))
+	}
+	return fmt.Sprintf("%d slots failed, next try in %s", n, event.Humane(first.NextStart.Sub(now)))
 }
 
 func former(s supervisor.Status) (n int) {

@@ -15,8 +15,17 @@ const ringSize = 2048
 type Bus struct {
 	mu   sync.Mutex
 	next uint64          // ID of the last event
+	from uint64          // ID before the first event of this bus
 	ring [ringSize]Event // event n stands at n % ringSize
 	subs map[*Subscription]struct{}
+}
+
+// Continue makes the next event's ID follow the given one: that of the newest
+// event before a restart. It is called before the first Publish.
+func (b *Bus) Continue(id uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.next, b.from = id, id
 }
 
 // Publish numbers the event, stamps it unless it has a time, and delivers it.
@@ -45,6 +54,7 @@ func (b *Bus) Since(id uint64) []Event {
 }
 
 func (b *Bus) since(id uint64) []Event {
+	id = max(id, b.from)
 	if b.next > ringSize && id < b.next-ringSize {
 		id = b.next - ringSize
 	}

@@ -105,3 +105,19 @@ func TestHumaneDurations(t *testing.T) {
 		}
 	}
 }
+
+func TestNumbersContinueAfterARestart(t *testing.T) {
+	var b Bus
+	b.Continue(5000)
+	if got := b.Since(0); got != nil {
+		t.Errorf("%d events before the first", len(got))
+	}
+	b.Publish(Event{Kind: MasterStarted})
+	b.Publish(Event{Kind: MasterReady})
+	if got := b.Since(0); len(got) != 2 || got[0].ID != 5001 {
+		t.Errorf("events %+v", got)
+	}
+	if got := b.Since(5001); len(got) != 1 || got[0].ID != 5002 {
+		t.Errorf("events after 5001: %+v", got)
+	}
+}

@@ -2,8 +2,8 @@
 // master publishes; the log, the control socket and the tests are fed from
 // here and from nowhere else, so that they cannot tell different stories.
 //
-// Order: events have consecutive IDs from 1 within one master, and every
-// subscriber sees them in that order. Back-pressure: publishing never waits.
+// Order: events have consecutive IDs, over all masters of an instance (Continue),
+// and every subscriber sees them in that order. Back-pressure: publishing never waits.
 // A subscriber that falls behind loses events and is told how many (a Lost
 // event takes their place); the ring keeps the newest for late readers.
 package event
@@ -124,14 +124,20 @@ func (e Event) Attrs() []slog.Attr {
 	if e.Count != 0 {
 		attrs = append(attrs, slog.Int("count", e.Count))
 	}
-	if e.Message != "" {
+	if e.Message != "" && e.Kind != Warning {
 		attrs = append(attrs, slog.String("why", e.Message))
 	}
 	return attrs
 }
 
-// Text is the event's log message: its kind in words ("worker exited").
-func (e Event) Text() string { return strings.ReplaceAll(string(e.Kind), ".", " ") }
+// Text is the event's log message: its kind in words ("worker exited"), or what
+// a warning says.
+func (e Event) Text() string {
+	if e.Kind == Warning {
+		return e.Message
+	}
+	return strings.ReplaceAll(string(e.Kind), ".", " ")
+}
 
 // Humane prints a duration as an operator would say it: two units at the most,
 // no fractions beyond what matters ("3m2s", "1.4s", "12ms", "3d4h").
