@@ -3,11 +3,13 @@ package keeper
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,6 +34,8 @@ func TestMain(m *testing.M) {
 		playMaster()
 	case role == "keeper":
 		playKeeper()
+	case role == "shell":
+		playShell()
 	case role == "bystander":
 		playBystander()
 	case role == "thief":
@@ -68,6 +72,10 @@ func playKeeper() {
 	if os.Getenv("KEEPER_TEST_BLIND") != "" {
 		lookAgain, limboPause = time.Hour, time.Hour
 	}
+	log := io.Writer(os.Stderr)
+	if os.Getenv("KEEPER_TEST_TALKS") != "" {
+		log = io.MultiWriter(os.Stderr, os.Stdout)
+	}
 	args := []string{"--flag", "value"}
 	if only := os.Getenv("KEEPER_TEST_ARGUMENT"); only != "" {
 		args = []string{only}
@@ -79,7 +87,7 @@ func playKeeper() {
 		Args:         args,
 		Environ:      append(environ, "PATH=/nowhere", "LISTEN_ADDR=:80", "X_REVENANT_ROLE=worker"),
 		DrainTimeout: drain,
-		Logger:       slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Logger:       slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}))
 }
 
@@ -131,6 +139,9 @@ func obey(order []string, inherited []notify.NamedFile) (string, error) {
 		return "", keeper.Send(order[1:]...)
 	case "exit":
 		os.Exit(argument(1))
+	case "write": // words
+		_, err := fmt.Println(strings.Join(order[1:], " "))
+		return "", err
 	case "die": // say and die at once: the message is in the keeper's queue when the death is seen
 		must(keeper.Send(order[1:]...))
 		unix.Kill(os.Getpid(), unix.SIGKILL)
@@ -205,21 +216,36 @@ func obey(order []string, inherited []notify.NamedFile) (string, error) {
 	return "", fmt.Errorf("unknown order %q", order)
 }
 
+// playShell runs a keeper in the background of the terminal whose foreground it is itself.
+func playShell() {
+	time.AfterFunc(lifetime, func() { os.Exit(98) })
+	must(os.Setenv("KEEPER_TEST_ROLE", "keeper"))
+	child := exec.Command("/proc/self/exe")
+	child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
+	child.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread() // whose end is the child's
+	must(child.Run())
+}
+
 // describe is what a master finds itself to be.
 func describe() string {
 	pgid, _ := unix.Getpgid(0)
-	ignored := ""
+	session, _ := unix.Getsid(0)
+	ignored, blocked := "", ""
 	status, _ := os.ReadFile("/proc/self/status")
 	for line := range strings.Lines(string(status)) {
 		if rest, ok := strings.CutPrefix(line, "SigIgn:"); ok {
 			ignored = strings.TrimSpace(rest)
+		}
+		if rest, ok := strings.CutPrefix(line, "SigBlk:"); ok {
+			blocked = strings.TrimSpace(rest)
 		}
 	}
 	var vars []string
 	for _, name := range []string{"GOMAXPROCS", "PATH", "LISTEN_ADDR", notify.RoleVariable, "KEEPER_TEST_ROLE"} {
 		vars = append(vars, name+"="+os.Getenv(name))
 	}
-	return fmt.Sprintf("%q leader=%v ignored=%s keeper=%v %q", os.Args, pgid == os.Getpid(), ignored,
+	return fmt.Sprintf("%q leader=%v,%v ignored=%s blocked=%s keeper=%v %q", os.Args, pgid == os.Getpid(), session == os.Getpid(), ignored, blocked,
 		os.Getenv(notify.KeeperPIDVariable) == strconv.Itoa(os.Getppid()), vars)
 }
 

@@ -26,6 +26,7 @@ var serial atomic.Int64
 // instance is a keeper in a process of its own, and what its test saw of it.
 type instance struct {
 	t       testing.TB
+	server  *notify.Server
 	command *exec.Cmd
 	arrived chan event
 	seen    []event // arrived, and not yet asked for
@@ -49,12 +50,18 @@ func inBothPlaces(t *testing.T, test func(t *testing.T, place string)) {
 // begin starts a keeper. Settings are more variables for it and its masters.
 func begin(t testing.TB, place string, settings ...string) *instance {
 	t.Helper()
+	return prepare(t, place, settings...).run()
+}
+
+// prepare makes an instance that is yet to be run.
+func prepare(t testing.TB, place string, settings ...string) *instance {
+	t.Helper()
 	name := fmt.Sprintf("keeper-test-%d-%d", os.Getpid(), serial.Add(1))
 	server, err := notify.Listen(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := &instance{t: t, arrived: make(chan event, 1<<16), ended: make(chan struct{})}
+	i := &instance{t: t, server: server, arrived: make(chan event, 1<<16), ended: make(chan struct{})}
 	i.command = exec.Command("/proc/self/exe")
 	i.command.Env = append([]string{"GORACE=atexit_sleep_ms=0", "PATH=" + os.Getenv("PATH"), "KEEPER_TEST_ROLE=keeper", "KEEPER_TEST_INSTANCE=" + name,
 		"KEEPER_TEST_REPORT=" + server.Address(), "KEEPER_TEST_DRAIN=20s"}, settings...)
@@ -65,13 +72,19 @@ func begin(t testing.TB, place string, settings ...string) *instance {
 	if place == "first process" {
 		i.command.SysProcAttr.Cloneflags = unix.CLONE_NEWPID | unix.CLONE_NEWNS
 	}
+	return i
+}
+
+func (i *instance) run() *instance {
+	t, server := i.t, i.server
+	t.Helper()
 	stderr, err := i.command.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := i.command.Start(); err != nil {
 		server.Close()
-		if place == "first process" {
+		if i.command.SysProcAttr.Cloneflags != 0 {
 			t.Skipf("SKIPPED: no PID namespace can be made here: %v", err)
 		}
 		t.Fatal(err)

@@ -77,6 +77,8 @@ type keeper struct {
 // children of the whole process: nothing else in it may start or wait for one.
 func Run(config Config) int {
 	runtime.GOMAXPROCS(1)
+	runtime.LockOSThread() // and never unlocked: the caller writes as we do
+	blockTTOU(unix.SIG_BLOCK)
 	k := &keeper{Config: config, orphans: map[int]*orphan{}}
 	if k.Logger == nil {
 		k.Logger = slog.New(slog.DiscardHandler)

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"revenant/supervisor/notify"
 )
 
@@ -45,12 +46,15 @@ func (k *keeper) start(now time.Time) {
 	k.master = master{generation: k.started, startedAt: now}
 	files := append([]uintptr{0, 1, 2, uintptr(k.lifeline[0])}, k.store.descriptors()...)
 	argv := append([]string{fmt.Sprintf("revenant: master g%d", k.started)}, k.Args...)
+	blockTTOU(unix.SIG_UNBLOCK) // or the master would have it blocked for ever
 	pid, err := syscall.ForkExec(k.Executable, argv, &syscall.ProcAttr{
 		Env:   k.environ(),
 		Files: files,
-		// A group of its own: a terminal's Ctrl-C is for the keeper, which then asks the master.
-		Sys: &syscall.SysProcAttr{Setpgid: true},
+		// Not of the terminal's session: Ctrl-C is for the keeper, which then asks the master, and
+		// "stty tostop" must not send the master SIGTTOU for each line it writes.
+		Sys: &syscall.SysProcAttr{Setsid: true},
 	})
+	blockTTOU(unix.SIG_BLOCK)
 	if err != nil {
 		k.died(now, false, "err", fmt.Errorf("cannot start %s: %w", k.Executable, err))
 		return

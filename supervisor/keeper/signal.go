@@ -23,6 +23,16 @@ func caught() []os.Signal {
 	return all
 }
 
+// blockTTOU blocks or unblocks SIGTTOU on the caller's thread alone; who sends it to the process is
+// heard on another. Blocked, it is not sent for what the thread writes to a terminal with "stty
+// tostop" whose foreground others have: it would be taken for "one worker less", and the write,
+// interrupted by it, be tried again for ever.
+func blockTTOU(how int) {
+	var set unix.Sigset_t
+	set.Val[0] = 1 << (unix.SIGTTOU - 1)
+	_ = unix.PthreadSigmask(how, &set, nil)
+}
+
 // signal does what a signal to the keeper asks for.
 func (k *keeper) signal(s syscall.Signal, now time.Time) {
 	switch s {

@@ -161,7 +161,7 @@ func TestEverythingBelowIsGoneAtTheEnd(t *testing.T) {
 
 func TestMasterIsToldWhoItIs(t *testing.T) {
 	i := begin(t, "subreaper")
-	want := fmt.Sprintf("%q leader=true ignored=0000000000000000 keeper=true %q", []string{"revenant: master g1", "--flag", "value"},
+	want := fmt.Sprintf("%q leader=true,true ignored=0000000000000000 blocked=0000000000000000 keeper=true %q", []string{"revenant: master g1", "--flag", "value"},
 		[]string{"GOMAXPROCS=1", "PATH=" + pathHere(), "LISTEN_ADDR=:80", "X_REVENANT_ROLE=master", "KEEPER_TEST_ROLE="})
 	if got := i.master(1).does("describe"); got != want {
 		t.Errorf("the master found itself to be\n%s, want\n%s", got, want)
