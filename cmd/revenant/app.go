@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 
 	"github.com/spf13/cobra"
 
@@ -18,11 +19,12 @@ func appCommand() *cobra.Command {
 		Long: `Serve the built-in application in one plain process. This is also what the
 workers of an instance run, on the sockets that their master hands them.`,
 	}
-	s := addOptions(c.Flags(), runOptionsNamed("listen", "chaos", "chaos-token-file")...)
+	s := addOptions(c.Flags(), runOptionsNamed("listen", "chaos", "chaos-token-file", "log-format")...)
 	c.RunE = func(*cobra.Command, []string) error {
 		var err error
 		chaos := parse(s, &err, "chaos", boolean)
 		path := parse(s, &err, "chaos-token-file", tokenFile)
+		format := parse(s, &err, "log-format", oneOf("auto", "json", "pretty"))
 		if err != nil {
 			return err
 		}
@@ -40,9 +42,20 @@ workers of an instance run, on the sockets that their master hands them.`,
 		for i, a := range addresses {
 			names[i] = a.String()
 		}
-		return worker.Run(context.Background(), app.New(app.Config{Identity: worker.Self(), Chaos: chaos, Token: token}), worker.WithListen(names...))
+		self := worker.Self()
+		return worker.Run(context.Background(), app.New(app.Config{Identity: self, Chaos: chaos, Token: token}),
+			worker.WithListen(names...), worker.WithLogger(workerLogger(format, self)))
 	}
 	return c
+}
+
+// workerLogger says which worker speaks, if it is one of several.
+func workerLogger(format string, self worker.Identity) *slog.Logger {
+	log := newLogger(format, "worker")
+	if self.Supervised {
+		log = log.With("worker", self.Worker, "slot", self.Slot)
+	}
+	return log
 }
 
 func runOptionsNamed(names ...string) []option {

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/lmittmann/tint"
@@ -12,23 +15,131 @@ import (
 	"revenant/supervisor/event"
 )
 
-// newLogger writes to stderr: for people on a terminal, JSON elsewhere.
+// stderr is where everything that this process says goes. It is made when first
+// used.
+var stderr = &asyncWriter{to: os.Stderr}
+
+// newLogger writes to stderr: for people on a terminal, JSON elsewhere. It
+// becomes the process's default, through which libraries speak.
 func newLogger(format, component string) *slog.Logger {
-	tty := isatty.IsTerminal(os.Stderr.Fd())
-	if format == "json" || format == "auto" && !tty {
-		return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo})).With("component", component)
-	}
-	return slog.New(tint.NewHandler(os.Stderr, &tint.Options{
-		Level: slog.LevelInfo, TimeFormat: "15:04:05.000", NoColor: !tty || os.Getenv("NO_COLOR") != "",
-	})).With("component", component)
+	stderr.begin(newHandler(os.Stderr, format).WithAttrs([]slog.Attr{slog.String("component", component)}))
+	log := slog.New(newHandler(stderr, format)).With("component", component)
+	slog.SetDefault(log)
+	return log
 }
 
-// logged is how many events the log may be behind: a stalled reader of our
-// stderr must not stop the master.
+func newHandler(to io.Writer, format string) slog.Handler {
+	tty := isatty.IsTerminal(os.Stderr.Fd())
+	if format == "json" || format == "auto" && !tty {
+		return slog.NewJSONHandler(to, &slog.HandlerOptions{Level: slog.LevelInfo})
+	}
+	return tint.NewHandler(to, &tint.Options{
+		Level: slog.LevelInfo, TimeFormat: "15:04:05.000", NoColor: !tty || os.Getenv("NO_COLOR") != "",
+	})
+}
+
+const (
+	waitingLines = 256         // that a reader of stderr may be behind
+	lastLines    = time.Second // for what is waiting when the process ends
+	noticeAfter  = time.Second // between two notices of lost lines while lines are waiting
+)
+
+// asyncWriter hands lines to a goroutine that writes them. A reader of stderr
+// that stalls, or is gone, costs lines, which are counted, and never stops the
+// process: its descriptor is shared with others, so it cannot be made to fail
+// instead of to wait. Before begin it writes directly.
+type asyncWriter struct {
+	to    io.Writer
+	lines chan line
+	lost  atomic.Int64
+}
+
+// line is what to write, or with done only a place in the queue.
+type line struct {
+	text []byte
+	done chan<- struct{}
+}
+
+// begin starts the goroutine. It is called before the writer is shared, and
+// counts once. The notice of lost lines writes directly.
+func (w *asyncWriter) begin(notice slog.Handler) {
+	if w.lines != nil {
+		return
+	}
+	w.lines = make(chan line, waitingLines)
+	// Lives as long as the process; flush waits for what it has to do.
+	go w.drain(notice)
+}
+
+// Write never waits and never fails.
+func (w *asyncWriter) Write(p []byte) (int, error) {
+	if w.lines == nil {
+		return w.to.Write(p)
+	}
+	select {
+	case w.lines <- line{text: bytes.Clone(p)}:
+	default:
+		w.lost.Add(1)
+	}
+	return len(p), nil
+}
+
+func (w *asyncWriter) drain(notice slog.Handler) {
+	noticed := time.Now()
+	for l := range w.lines {
+		if l.text != nil {
+			if _, err := w.to.Write(l.text); err != nil {
+				w.lost.Add(1)
+				continue
+			}
+		}
+		// Writing works. What was lost is told behind what was waiting.
+		if len(w.lines) == 0 || l.done != nil || time.Since(noticed) > noticeAfter {
+			noticed = time.Now()
+			w.tell(w.lost.Swap(0), notice)
+		}
+		if l.done != nil {
+			close(l.done)
+		}
+	}
+}
+
+// tell says how many lines were lost, or keeps the number for later.
+func (w *asyncWriter) tell(n int64, notice slog.Handler) {
+	if n == 0 {
+		return
+	}
+	r := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines lost: stderr was not read", 0)
+	r.AddAttrs(slog.Int64("count", n))
+	if notice.Handle(context.Background(), r) != nil {
+		w.lost.Add(n)
+	}
+}
+
+// flush waits until everything said so far was written, for a moment at most.
+func (w *asyncWriter) flush() {
+	if w.lines == nil {
+		return
+	}
+	limit := time.NewTimer(lastLines)
+	defer limit.Stop()
+	done := make(chan struct{})
+	select {
+	case w.lines <- line{done: done}:
+	case <-limit.C:
+		return
+	}
+	select {
+	case <-done:
+	case <-limit.C:
+	}
+}
+
+// logged is how many events the log may be behind.
 const logged = 1024
 
 // logEvents writes the stream to the log until it ends. It returns a function
-// that ends the stream and waits a moment for the rest to be written.
+// that ends the stream and waits until the rest was logged.
 func logEvents(log *slog.Logger, bus *event.Bus) (flush func()) {
 	past, live := bus.Subscribe(0, logged)
 	done := make(chan struct{})
@@ -44,9 +155,6 @@ func logEvents(log *slog.Logger, bus *event.Bus) (flush func()) {
 	}()
 	return func() {
 		live.Close()
-		select {
-		case <-done:
-		case <-time.After(time.Second):
-		}
+		<-done
 	}
 }

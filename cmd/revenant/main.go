@@ -10,7 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 
 	"revenant/supervisor"
 	"revenant/supervisor/control"
@@ -37,8 +40,9 @@ func main() {
 	role := takeRole()
 	err := command(role).Execute()
 	if err != nil && !errors.Is(err, errSilent) {
-		fmt.Fprintln(os.Stderr, "revenant:", err)
+		fmt.Fprintln(stderr, "revenant:", err)
 	}
+	stderr.flush()
 	os.Exit(exitCode(err))
 }
 
@@ -47,10 +51,18 @@ func main() {
 func takeRole() string {
 	role := os.Getenv(notify.RoleVariable)
 	if role != "" {
+		outliveReaders()
 		_ = os.Unsetenv(notify.RoleVariable)
 		_ = os.Setenv(notify.PIDVariable, strconv.Itoa(os.Getpid()))
 	}
 	return role
+}
+
+// outliveReaders makes a write to a stderr that nobody reads any more fail, where
+// it would end the process. The signal is caught and not ignored, for programs
+// that are executed inherit what is ignored.
+func outliveReaders() {
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 }
 
 // codeError carries an exit code through the command line library.

@@ -167,6 +167,9 @@ func builtIn(o instanceOptions, notifySocket string) supervisor.Program {
 	if o.tokenFile != "" {
 		args = append(args, "--chaos-token-file="+o.tokenFile)
 	}
+	if o.logFormat != "auto" {
+		args = append(args, "--log-format="+o.logFormat)
+	}
 	return supervisor.Program{Path: "/proc/self/exe", Args: args, Environ: workerEnviron(os.Environ()), Notify: notifySocket}
 }
 
