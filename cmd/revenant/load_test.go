@@ -31,7 +31,8 @@ func beginLoad(i *supervisortest.Instance, t testing.TB, fresh, kept int, rate f
 			continue
 		}
 		l.runs++
-		run := ledger.Load{Target: target, Clients: clients, KeepAlive: keep, Rate: rate, Duration: 10 * time.Minute, Stop: l.stop, Timeout: supervisortest.Patience}
+		run := ledger.Load{Target: target, Clients: clients, KeepAlive: keep, Rate: rate, Duration: 10 * time.Minute, Stop: l.stop,
+			ConnectTimeout: supervisortest.Patience, Timeout: supervisortest.Patience} // the machine may stall; nobody may be lost
 		// Ends when stop is closed; end waits for it.
 		go func() {
 			report, err := run.Run(context.Background())
