@@ -16,7 +16,6 @@ import (
 
 	"revenant/supervisor"
 	"revenant/supervisor/cgroup"
-	"revenant/supervisor/control"
 	"revenant/supervisor/listen"
 	"revenant/supervisor/notify"
 )
@@ -43,8 +42,10 @@ func runMaster(o instanceOptions) error {
 	debug.SetGCPercent(50)
 	in := inherit()
 	err := supervise(o, in, signals)
-	if err != nil {
-		// The end of the instance and not a death: the keeper shall not try again.
+	if err != nil && in.generation == 1 {
+		// The end of the instance and not a death: the keeper shall not try again. A
+		// later master leaves that to Run, which says it for what ends an instance;
+		// what kept one from beginning is no reason to end workers that serve.
 		_ = in.keeper.Send(notify.Stopping)
 	}
 	return err
@@ -75,18 +76,11 @@ func supervise(o instanceOptions, in inheritance, signals <-chan os.Signal) erro
 		return err
 	}
 	defer logEvents(log, m.Events())()
-	socket, err := control.Listen(controlSocket(o.dir))
+	closeControl, err := serveControl(o, in, m, log)
 	if err != nil {
-		return codeError{exitUsage, fmt.Errorf("--runtime-dir %s: %w", runtimeDir(o.settings), err)}
+		return err
 	}
-	server := control.New(m)
-	// Ends with Close, below.
-	go func() {
-		if err := server.Serve(socket); err != nil {
-			log.Error("control socket failed", "err", err)
-		}
-	}()
-	defer server.Close()
+	defer closeControl()
 	ctx, cancel := lifelineContext(cfg.Lifeline)
 	defer cancel()
 	return m.Run(ctx, signals)

@@ -57,7 +57,7 @@ func runCommand(master bool) *cobra.Command {
 // runKeeper claims the name and becomes the first process of the instance.
 func runKeeper(o instanceOptions) error {
 	outliveReaders()
-	claimed, err := claim(o.dir)
+	claimed, err := claim(o.dir, os.Getpid())
 	if err != nil {
 		name, value := "runtime-dir", runtimeDir(o.settings)
 		if running := new(runningError); errors.As(err, &running) {

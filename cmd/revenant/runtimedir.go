@@ -55,8 +55,8 @@ type runtimeClaim struct {
 // longestPath is what fits into a unix socket's address.
 const longestPath = 107
 
-// claim makes the folder and takes the lock.
-func claim(dir string) (*runtimeClaim, error) {
+// claim makes the folder and takes the lock in the name of owner, a keeper.
+func claim(dir string, owner int) (*runtimeClaim, error) {
 	if path := controlSocket(dir) + ".4194304"; len(path) > longestPath {
 		return nil, fmt.Errorf("the path of the control socket would be %d bytes long and %d are possible (choose a shorter folder)", len(path), longestPath)
 	}
@@ -71,19 +71,40 @@ func claim(dir string) (*runtimeClaim, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot write into %s: %w (choose a folder that this user can write)", dir, cause(err))
 		}
-		if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			owner := make([]byte, 16)
-			n, _ := lock.Read(owner)
+		if err := unix.FcntlFlock(lock.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
+			pid := make([]byte, 16)
+			n, _ := lock.Read(pid)
 			_ = lock.Close()
-			return nil, &runningError{string(owner[:n])}
+			return nil, &runningError{string(pid[:n])}
 		}
 		if sameFile(lock) {
 			_ = lock.Truncate(0)
-			_, _ = lock.WriteString(strconv.Itoa(os.Getpid()))
-			return &runtimeClaim{dir, lock}, nil
+			_, _ = lock.WriteString(strconv.Itoa(owner))
+			c := &runtimeClaim{dir, lock}
+			c.removeDrafts()
+			return c, nil
 		}
 		_ = lock.Close() // an instance that was ending removed it under our hands
 	}
+}
+
+// claimAgain makes sure that the folder is the instance's, for a master that
+// was started anew: an operator may have removed it. The lock that replaces the
+// keeper's ends with this process, and the next master takes it again.
+func claimAgain(dir string, keeper int) error {
+	c, err := claim(dir, keeper)
+	var running *runningError
+	if errors.As(err, &running) && running.pid == strconv.Itoa(keeper) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer c.lock.Close()
+	// A bare number, which nothing closes before the end. The lock is that of the
+	// open file, not of the descriptor.
+	_, err = unix.FcntlInt(c.lock.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	return err
 }
 
 // private refuses a folder in which somebody else could put a socket.
@@ -104,14 +125,16 @@ func private(dir string) error {
 	return nil
 }
 
-// claimed tells whether an instance holds the folder's lock.
+// claimed tells whether an instance holds the folder's lock. It asks without
+// taking it: whoever takes it at this moment must not fail because of us.
 func claimed(dir string) bool {
 	lock, err := os.Open(filepath.Join(dir, "lock"))
 	if err != nil {
 		return false
 	}
 	defer lock.Close()
-	return unix.Flock(int(lock.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil
+	held := unix.Flock_t{Type: unix.F_WRLCK}
+	return unix.FcntlFlock(lock.Fd(), unix.F_OFD_GETLK, &held) == nil && held.Type != unix.F_UNLCK
 }
 
 func sameFile(lock *os.File) bool {
@@ -122,16 +145,30 @@ func sameFile(lock *os.File) bool {
 
 // release leaves nothing behind.
 func (c *runtimeClaim) release() {
+	c.removeDrafts()
 	_ = os.Remove(controlSocket(c.dir))
 	_ = os.Remove(c.lock.Name())
 	_ = os.Remove(c.dir)
 	_ = c.lock.Close()
 }
 
-// runningError says that the name is taken.
+// removeDrafts removes what masters left that were killed while they bound the
+// control socket.
+func (c *runtimeClaim) removeDrafts() {
+	drafts, _ := filepath.Glob(controlSocket(c.dir) + ".*")
+	for _, draft := range drafts {
+		_ = os.Remove(draft)
+	}
+}
+
+// runningError says that the name is taken. The pid is "" while its keeper is
+// about to write it.
 type runningError struct{ pid string }
 
 func (e *runningError) Error() string {
+	if e.pid == "" {
+		return "an instance of this name is starting (give this one another name)"
+	}
 	return fmt.Sprintf("an instance of this name is running, pid %s (give this one another name)", e.pid)
 }
 
