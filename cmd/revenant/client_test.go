@@ -126,6 +126,7 @@ func TestPsWatchShowsAFrameAndAnother(t *testing.T) {
 func TestEventsFollowTheInstanceOverTheDeathOfItsMasterToItsEnd(t *testing.T) {
 	i := supervisortest.Start(t, "--workers", "1")
 	follow := beginClient(t, i, "events", "-f", "-o", "json")
+	last := uint64(0)
 	next := func(kind event.Kind, generation int) event.Event {
 		var e event.Event
 		follow.await(t, string(kind), func(line string) bool {
@@ -133,6 +134,10 @@ func TestEventsFollowTheInstanceOverTheDeathOfItsMasterToItsEnd(t *testing.T) {
 			if err := json.Unmarshal([]byte(line), &e); err != nil {
 				t.Errorf("not an event: %q: %v", line, err)
 			}
+			if e.ID <= last {
+				t.Errorf("event %d after %d", e.ID, last)
+			}
+			last = e.ID
 			return e.Kind == kind && e.Generation == generation
 		})
 		return e

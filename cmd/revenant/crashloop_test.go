@@ -91,7 +91,7 @@ func TestCrashLoopIsSlowedDownWhileTheInstanceAnswersAndHealsWithoutHelp(t *test
 	}
 	i.cure()
 	s := i.Await("healed", isReady)
-	if s.Generation != 1 || s.Workers[0].Failures == 0 {
+	if s.Generation != 1 || s.Workers[0].Restarts < 6 {
 		t.Errorf("after the cure: %+v", s)
 	}
 	t.Logf("starts %v in %v, %d questions, median %v", starts, took, len(asked), asked[len(asked)/2])

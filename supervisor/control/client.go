@@ -95,16 +95,19 @@ func (c *Client) Kill(ctx context.Context, worker uint64, signal string) error {
 func (c *Client) Stop(ctx context.Context) error { return c.post(ctx, "/v1/stop", struct{}{}) }
 
 // Events hands each event after the given ID to do, and goes on when follow is
-// set: until do returns an error, ctx ends or the instance does (nil). A master
-// that follows upon a dead one counts its events anew and is followed from its
-// first.
+// set: until do returns an error, ctx ends or the instance does (nil). The master
+// that follows upon a dead one is followed in its turn; it counts on.
 func (c *Client) Events(ctx context.Context, since uint64, follow bool, do func(event.Event) error) error {
-	err := c.stream(ctx, since, follow, do)
+	remember := func(e event.Event) error {
+		since = max(since, e.ID)
+		return do(e)
+	}
+	err := c.stream(ctx, since, follow, remember)
 	if !errors.Is(err, errStreamEnded) {
 		return err
 	}
 	for follow && c.alive != nil && c.alive() {
-		err = c.stream(ctx, 0, true, do)
+		err = c.stream(ctx, since, true, remember)
 		if !errors.Is(err, errStreamEnded) && !errors.Is(err, ErrNoMaster) && !c.cutOff(err) {
 			break
 		}
