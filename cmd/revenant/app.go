@@ -23,16 +23,10 @@ workers of an instance run, on the sockets that their master hands them.`,
 	c.RunE = func(*cobra.Command, []string) error {
 		var err error
 		chaos := parse(s, &err, "chaos", boolean)
-		path := parse(s, &err, "chaos-token-file", tokenFile)
+		token := parse(s, &err, "chaos-token-file", tokenIn)
 		format := parse(s, &err, "log-format", oneOf("auto", "json", "pretty"))
 		if err != nil {
 			return err
-		}
-		token := ""
-		if path != "" {
-			if token, err = readToken(path); err != nil {
-				return s.wrong("chaos-token-file", path, err)
-			}
 		}
 		addresses, err := listenAddresses(s)
 		if err != nil {

@@ -224,21 +224,14 @@ func TestHealthIs0WhenServing3WhenNot4WhenThereIsNone(t *testing.T) {
 }
 
 func TestHealthIs3WhileNoWorkerIsReadyYet(t *testing.T) {
-	dir := openDir(t)
-	token := filepath.Join(dir, "token")
-	if err := os.WriteFile(token, []byte("x"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	other := supervisortest.Start(t, "--workers", "1", "--chaos", "--chaos-token-file", token)
-	if err := os.Remove(token); err != nil {
-		t.Fatal(err)
-	}
+	other := startCurable(t, "--workers", "1")
+	other.infect()
 	signalNow(t, other.Now().Workers[0].PID, unix.SIGKILL)
 	other.Await("without a worker", func(s supervisor.Status) bool { return s.Workers[0].Failures > 3 })
-	if out, _, code := client(other, t, "health"); code != exitNotReady || !strings.Contains(out, "0 of 1 workers ready") {
+	if out, _, code := client(other.Instance, t, "health"); code != exitNotReady || !strings.Contains(out, "0 of 1 workers ready") {
 		t.Errorf("without a worker: %d, %q", code, out)
 	}
-	if out, _, _ := client(other, t, "ps"); !strings.HasPrefix(out, "DEGRADED 0/1 ") || !strings.Contains(out, "next try in ") || !strings.Contains(out, "exit 2") {
+	if out, _, _ := client(other.Instance, t, "ps"); !strings.HasPrefix(out, "DEGRADED 0/1 ") || !strings.Contains(out, "next try in ") || !strings.Contains(out, "exit 2") {
 		t.Errorf("ps says %s", out)
 	}
 }

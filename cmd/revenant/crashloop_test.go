@@ -1,7 +1,7 @@
 package main
 
 import (
-	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,7 +17,7 @@ import (
 )
 
 // curable is an instance whose workers can be made unable to start: they read
-// the token when they do.
+// the keeper's copy of the token when they do.
 type curable struct {
 	*supervisortest.Instance
 	t     *testing.T
@@ -26,23 +26,36 @@ type curable struct {
 
 func startCurable(t *testing.T, args ...string) *curable {
 	t.Helper()
-	c := &curable{t: t, token: filepath.Join(openDir(t), "token")}
-	c.cure()
-	c.Instance = supervisortest.Start(t, append([]string{"--chaos", "--chaos-token-file", c.token}, args...)...)
+	c := &curable{Instance: supervisortest.Start(t, append([]string{"--chaos", "--chaos-token-file", tokenFile(t)}, args...)...), t: t}
+	keeper := c.Command.Process.Pid
+	for fd, target := range descriptors(keeper) {
+		if strings.HasPrefix(target, "/memfd:revenant-token") {
+			c.token = fmt.Sprintf("/proc/%d/fd/%d", keeper, fd)
+		}
+	}
+	if c.token == "" {
+		t.Fatal("the keeper has no copy of the token")
+	}
 	return c
 }
 
-func (c *curable) cure() {
-	c.t.Helper()
-	draft := c.token + ".new"
-	if err := errors.Join(os.WriteFile(draft, []byte("secret\n"), 0o600), os.Rename(draft, c.token)); err != nil {
-		c.t.Fatal(err)
+// tokenFile is a file with the token "secret".
+func tokenFile(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(openDir(t), "token")
+	if err := os.WriteFile(path, []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
 	}
+	return path
 }
 
-func (c *curable) infect() {
+func (c *curable) cure() { c.write("secret") }
+
+func (c *curable) infect() { c.write("") }
+
+func (c *curable) write(text string) {
 	c.t.Helper()
-	if err := os.Remove(c.token); err != nil {
+	if err := os.WriteFile(c.token, []byte(text), 0o600); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -137,46 +150,17 @@ func TestCrashLoopEndsTheInstanceWith11WhenAskedTo(t *testing.T) {
 }
 
 func TestFirstStartThatFailsEndsWith10AndOneClearLineAtTheEnd(t *testing.T) {
-	dir := openDir(t)
-	token := filepath.Join(dir, "token")
-	if err := unix.Mkfifo(token, 0o600); err != nil {
-		t.Fatal(err)
-	}
 	mark := t.Name()
-	i := supervisortest.Begin(t, []string{marker + "=" + mark}, "--workers", "2", "--chaos", "--chaos-token-file", token)
-	tell(t, token, nil) // the keeper
-	awaitTrue(t, "the master is there", func() bool { return len(marked(t, mark)) == 2 })
-	tell(t, token, func() { // the master; the workers find nothing
-		if err := os.Remove(token); err != nil {
-			t.Error(err)
-		}
-	})
+	// No program starts in a microsecond.
+	i := supervisortest.Begin(t, []string{marker + "=" + mark}, "--workers", "2", "--start-timeout", "1us")
 	if code := i.Wait(); code != exitNoWorker {
 		t.Errorf("exit code %d, want %d", code, exitNoWorker)
 	}
 	lines := strings.Split(strings.TrimSpace(i.Log()), "\n")
-	if last := lines[len(lines)-1]; last != "revenant: no worker became ready: slot 0: exit 2; slot 1: exit 2" {
+	if last := lines[len(lines)-1]; last != "revenant: no worker became ready: slot 0: start-timeout; slot 1: start-timeout" {
 		t.Errorf("the last line is %q; log:\n%s", last, i.Log())
 	}
 	if left := marked(t, mark); len(left) > 0 {
 		t.Errorf("processes are left: %v", left)
 	}
-}
-
-// tell writes a token for the next reader of a pipe, once it reads.
-func tell(t *testing.T, path string, meanwhile func()) {
-	t.Helper()
-	var pipe *os.File
-	awaitTrue(t, "somebody reads the token", func() (open bool) {
-		var err error
-		pipe, err = os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0)
-		return err == nil
-	})
-	if meanwhile != nil {
-		meanwhile()
-	}
-	if _, err := pipe.WriteString("secret\n"); err != nil {
-		t.Error(err)
-	}
-	_ = pipe.Close()
 }

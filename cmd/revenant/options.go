@@ -36,7 +36,7 @@ var runOptions = []option{
 	{"drain-timeout", "TIME", "25s", "how long a worker may take to finish its requests when asked to leave; then it is cut"},
 	{"on-crash-loop", "WHAT", "backoff", "when every worker crashes again and again: backoff (never give up) or exit (code 11)"},
 	{"chaos", "bool", "false", "let GET /workerKiller end workers"},
-	{"chaos-token-file", "FILE", "", "holds the token that /workerKiller then asks for"},
+	{"chaos-token-file", "FILE", "", "holds the token that /workerKiller then asks for; read once, when the instance starts"},
 	{"log-format", "FORMAT", "auto", "auto (pretty on a terminal, else json), json or pretty"},
 }
 
@@ -160,7 +160,8 @@ type instanceOptions struct {
 	workers   cgroup.Spec
 	policy    supervisor.Policy
 	chaos     bool
-	tokenFile string
+	tokenFile string // on a master's command line, the keeper's copy
+	token     string
 	logFormat string
 	settings  *settings
 }
@@ -173,7 +174,8 @@ func readOptions(s *settings) (o instanceOptions, err error) {
 	o.policy.DrainTimeout = parse(s, &err, "drain-timeout", duration)
 	o.policy.ExitOnCrashLoop = parse(s, &err, "on-crash-loop", oneOf("backoff", "exit")) == "exit"
 	o.chaos = parse(s, &err, "chaos", boolean)
-	o.tokenFile = parse(s, &err, "chaos-token-file", tokenFile)
+	o.tokenFile = s.one("chaos-token-file")
+	o.token = parse(s, &err, "chaos-token-file", tokenIn)
 	o.logFormat = parse(s, &err, "log-format", oneOf("auto", "json", "pretty"))
 	if err == nil {
 		o.dir = instanceDir(s, o.name)
@@ -200,27 +202,6 @@ func listenAddresses(s *settings) ([]listen.Address, error) {
 		}
 	}
 	return addresses, nil
-}
-
-// tokenFile checks that the token can be read before anything starts.
-func tokenFile(path string) (string, error) {
-	if path == "" {
-		return "", nil
-	}
-	_, err := readToken(path)
-	return path, err
-}
-
-func readToken(path string) (string, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return "", fmt.Errorf("cannot read the token: %w (name a file that this user can read)", cause(err))
-	}
-	token := strings.TrimSpace(string(text))
-	if token == "" {
-		return "", fmt.Errorf("the file holds no token (write one line into it)")
-	}
-	return token, nil
 }
 
 // usageError is the form of an error about anything on the command line.

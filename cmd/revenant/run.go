@@ -70,10 +70,14 @@ func runKeeper(o instanceOptions) error {
 	if err != nil {
 		return fmt.Errorf("cannot name the instance: %w", err)
 	}
+	args, err := keepToken(o, os.Args[1:])
+	if err != nil {
+		return err
+	}
 	log := newLogger(o.logFormat, "keeper").With("instance", id)
 	return exitWith(keeper.Run(keeper.Config{
 		Instance:     id.String(),
-		Args:         os.Args[1:],
+		Args:         args,
 		Environ:      os.Environ(),
 		DrainTimeout: o.policy.DrainTimeout,
 		Logger:       log,

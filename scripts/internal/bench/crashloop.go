@@ -5,19 +5,22 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
 	"revenant/scripts/internal/stage"
 )
 
-// crashLoop takes away the token file that workers read when they start: they
-// exit at once. The file comes back, and nobody does anything else.
+// crashLoop empties the keeper's copy of the token, which workers read when they
+// start: they exit at once. The token comes back, and nobody does anything else.
 func crashLoop(ctx context.Context, b *bench) (got result, err error) {
 	const span = 30 * time.Second
+	const secret = "a-token-for-the-benchmark\n"
 	token, err := os.CreateTemp(b.dir, "token")
 	if err == nil {
-		_, err = token.WriteString("a-token-for-the-benchmark\n")
+		_, err = token.WriteString(secret)
 	}
 	if err = errors.Join(err, token.Close()); err != nil {
 		return got, err
@@ -31,8 +34,11 @@ func crashLoop(ctx context.Context, b *bench) (got result, err error) {
 	if err != nil {
 		return got, err
 	}
-	hidden := token.Name() + ".hidden"
-	if err := os.Rename(token.Name(), hidden); err != nil {
+	kept, err := keptToken(status.KeeperPID)
+	if err == nil {
+		err = os.Truncate(kept, 0)
+	}
+	if err != nil {
 		return got, err
 	}
 	began := time.Now()
@@ -61,7 +67,7 @@ func crashLoop(ctx context.Context, b *bench) (got result, err error) {
 		starts[e.Slot]++
 	}
 	restored := time.Now()
-	if err := os.Rename(hidden, token.Name()); err != nil {
+	if err := os.WriteFile(kept, []byte(secret), 0o600); err != nil {
 		return got, err
 	}
 	_, healErr := s.instances[0].AwaitReady(ctx)
@@ -74,4 +80,15 @@ func crashLoop(ctx context.Context, b *bench) (got result, err error) {
 		got.notes = append(got.notes, fmt.Sprintf("not healed: %v", healErr))
 	}
 	return got, nil
+}
+
+// keptToken is the path of a keeper's copy of the token.
+func keptToken(keeper int) (string, error) {
+	paths, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", keeper))
+	for _, path := range paths {
+		if target, _ := os.Readlink(path); strings.HasPrefix(target, "/memfd:revenant-token") {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("the keeper %d has no copy of the token", keeper)
 }
