@@ -67,6 +67,7 @@ func TestDrainFinishesWhatIsInFlight(t *testing.T) {
 	begun.Send("GET", "/begun")
 	other.Get(t, "/")
 	workertest.Until(t, "both in flight", func() bool { return p.Board.Snapshot().Active == 2 })
+	begun.Begun(t) // its header has left
 	p.Signal(unix.SIGTERM)
 	p.Signal(unix.SIGTERM) // a second one hurries nobody who has a supervisor
 	p.AwaitStopping()

@@ -332,6 +332,13 @@ func (c *Client) Receive() (Answer, error) {
 	return Answer{Response: res, Text: string(body)}, nil
 }
 
+// Begun waits for the first byte of an answer.
+func (c *Client) Begun(t testing.TB) {
+	t.Helper()
+	_, err := c.r.Peek(1)
+	must(t, err)
+}
+
 // Do sends one request and reads its answer.
 func (c *Client) Do(method, path string, headers ...string) (Answer, error) {
 	return Answer{}.or(c.Send(method, path, headers...), c.Receive)
