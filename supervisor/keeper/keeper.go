@@ -71,9 +71,13 @@ type keeper struct {
 	code      int
 	killAt    time.Time
 	leaveAt   time.Time
+	cut       int // processes that were killed at the end, of those we reaped
 }
 
-// Run keeps an instance until it ends and returns the exit code. It takes over the signals and
+// Run keeps an instance until it ends and returns the exit code: 128 and its number after a second
+// stop signal; ExitGaveUp; else that of the master that said STOPPING=1. Of one that was killed then,
+// or after a stop signal, it is 0: the stop goes on without it, and what does not drain in time is
+// killed, which is a warning in the log and no failure. It takes over the signals and
 // children of the whole process: nothing else in it may start or wait for one.
 func Run(config Config) int {
 	runtime.GOMAXPROCS(1)
@@ -162,6 +166,9 @@ func (k *keeper) loop(signals, deaths <-chan os.Signal) int {
 			break
 		}
 	}
+	if k.cut > 0 && k.stops < 2 {
+		k.Logger.Warn("stopped, but not everything had drained", "killed", k.cut, "drain_timeout", k.DrainTimeout)
+	}
 	return k.code
 }
 
@@ -211,11 +218,14 @@ func (k *keeper) due(now time.Time) bool {
 	return true
 }
 
-// end begins the end of the instance: no master is left, and all others must go.
+// end begins the end of the instance: no master is left, and all others must go. Once the workers
+// are asked to drain, which empties the listeners' queues, the stored listeners are closed, so that
+// late clients are refused and do not wait for nobody.
 func (k *keeper) end(code int, now time.Time) {
 	k.ending, k.code, k.startAt = true, code, time.Time{}
 	k.killBy(now.Add(k.DrainTimeout))
 	k.look(now)
+	k.store.clear()
 	k.reap(now)
 }
 

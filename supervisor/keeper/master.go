@@ -150,23 +150,23 @@ func (k *keeper) sayAbove(state string) {
 func (k *keeper) exited(status syscall.WaitStatus, now time.Time) {
 	// What it said before it died counts: descriptors, readiness, and that it would leave.
 	k.read(now)
-	asked := k.stops == 1 && !k.master.stopping && status.Signaled() && status.Signal() == syscall.SIGTERM
-	code := status.ExitStatus()
+	code, level := status.ExitStatus(), slog.LevelDebug
 	if status.Signaled() {
 		code = 128 + int(status.Signal())
 	}
 	switch {
 	case k.stops >= 2:
 		code = k.code
-	case asked: // before it could catch the signal
-		code = 0
 	case k.stops == 0 && !k.master.stopping:
 		k.died(now, fromOutside(status), cause(status))
 		return
-	}
-	level := slog.LevelInfo
-	if k.committed == 0 && k.stops == 0 {
-		level = slog.LevelDebug // it has said why it could not begin, and one line is enough
+	case status.Signaled() && (k.stops == 1 || k.committed > 0):
+		// It was killed while the instance stopped: by the signal that asks for it when it could
+		// not hear yet, else from outside. The orphans drain without it.
+		code = 0
+		if k.master.stopping || status.Signal() != syscall.SIGTERM {
+			level = slog.LevelWarn
+		}
 	}
 	k.Logger.Log(context.Background(), level, "master left", "generation", k.master.generation, "pid", k.master.pid, cause(status), "code", code)
 	k.master.pid = 0

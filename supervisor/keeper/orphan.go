@@ -33,6 +33,9 @@ func (k *keeper) reap(now time.Time) {
 		if err != nil || pid <= 0 {
 			break
 		}
+		if !k.leaveAt.IsZero() && status.Signaled() && status.Signal() == syscall.SIGKILL {
+			k.cut++
+		}
 		if pid == k.master.pid {
 			k.exited(status, now)
 			continue
