@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"revenant/supervisor/control"
 )
 
 // healthLimit is how long a healthy instance may take to say so.
@@ -28,6 +31,9 @@ For a container's HEALTHCHECK; it needs no shell and no curl.`,
 		ctx, cancel := context.WithTimeout(c.Context(), healthLimit)
 		defer cancel()
 		status, err := client.Status(ctx)
+		if silent := new(control.SilentError); errors.As(err, &silent) || errors.Is(err, control.ErrNoMaster) {
+			return codeError{exitNotReady, err}
+		}
 		if err != nil {
 			return err
 		}

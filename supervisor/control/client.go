@@ -11,9 +11,13 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"revenant/supervisor"
 	"revenant/supervisor/event"
@@ -32,6 +36,14 @@ type Client struct {
 // ErrNoMaster says that the instance lives and nobody speaks for it just now.
 var ErrNoMaster = errors.New("the instance has no master at the moment: its keeper is about to start one, and the workers go on serving (try again)")
 
+// SilentError says that the master took a question and did not answer it: it is
+// stopped, or does not get to run.
+type SilentError struct{ Master int }
+
+func (e *SilentError) Error() string {
+	return fmt.Sprintf("the master (pid %[1]d) does not answer; its workers go on serving (kill -9 %[1]d, and the keeper replaces it)", e.Master)
+}
+
 // patience is how long a living instance may be without a master that answers:
 // its keeper replaces one that died in some ten milliseconds, and one that was
 // killed again at once after a short pause.
@@ -39,6 +51,12 @@ const (
 	patience = 5 * time.Second
 	askAgain = 10 * time.Millisecond
 )
+
+// cutOffs is how often a question is asked again that the death of a master cut off.
+const cutOffs = 5
+
+// answerLimit is how long a master may take to answer.
+const answerLimit = 3 * time.Second
 
 // Dial makes a client for the socket at path. Nothing is sent yet. While alive
 // says that the instance exists, a socket on which nobody answers is tried again
@@ -62,8 +80,10 @@ func (c *Client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 				_ = conn.Close()
 			}
 			return nil, ErrNoMaster
+		case err == nil:
+			return asked(ctx, conn), nil
 		case !nobody(err) || c.alive == nil || !c.alive():
-			return conn, err
+			return nil, err
 		}
 		select {
 		case <-again.C:
@@ -72,18 +92,64 @@ func (c *Client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	}
 }
 
+// exchange is one question on its way: who was asked, and on which connection.
+type exchange struct {
+	conn   net.Conn
+	master atomic.Int64 // its pid, 0 until there is a connection
+}
+
+type exchangeKey struct{}
+
+// asked notes the connection and bounds the wait for the answer. The kernel takes
+// connections in the name of a master that is stopped, and says who that is.
+func asked(ctx context.Context, conn net.Conn) net.Conn {
+	x, _ := ctx.Value(exchangeKey{}).(*exchange)
+	if x == nil {
+		return conn
+	}
+	x.conn = conn
+	x.limit(answerLimit)
+	if raw, err := conn.(*net.UnixConn).SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			if peer, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+				x.master.Store(int64(peer.Pid))
+			}
+		})
+	}
+	return conn
+}
+
+// limit bounds the wait from now on; 0 is no bound.
+func (x *exchange) limit(d time.Duration) {
+	var until time.Time
+	if d > 0 {
+		until = time.Now().Add(d)
+	}
+	_ = x.conn.SetDeadline(until)
+}
+
+// silent makes of a wait that was too long the error that says so.
+func (x *exchange) silent(err error) error {
+	late := errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
+	if master := x.master.Load(); late && master != 0 {
+		return &SilentError{int(master)}
+	}
+	return err
+}
+
 func nobody(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // Status asks how the instance is.
 func (c *Client) Status(ctx context.Context) (s supervisor.Status, err error) {
-	body, err := c.call(ctx, http.MethodGet, "/v1/status", nil)
+	body, x, err := c.call(ctx, http.MethodGet, "/v1/status", nil)
 	if err != nil {
 		return s, err
 	}
 	defer body.Close()
-	return s, json.NewDecoder(body).Decode(&s)
+	err = json.NewDecoder(body).Decode(&s)
+	return s, x.silent(err)
 }
 
 // Kill sends a signal to a worker. See supervisor.Master.Kill.
@@ -108,7 +174,7 @@ func (c *Client) Events(ctx context.Context, since uint64, follow bool, do func(
 	}
 	for follow && c.alive != nil && c.alive() {
 		err = c.stream(ctx, since, true, remember)
-		if !errors.Is(err, errStreamEnded) && !errors.Is(err, ErrNoMaster) && !c.cutOff(err) {
+		if !errors.Is(err, errStreamEnded) && !errors.Is(err, ErrNoMaster) && !c.cutOff(err) && !errors.As(err, new(*SilentError)) {
 			break
 		}
 	}
@@ -126,17 +192,26 @@ func (c *Client) stream(ctx context.Context, since uint64, follow bool, do func(
 	if follow {
 		query.Set("follow", "1")
 	}
-	body, err := c.call(ctx, http.MethodGet, "/v1/events?"+query.Encode(), nil)
+	body, x, err := c.call(ctx, http.MethodGet, "/v1/events?"+query.Encode(), nil)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
 	in := json.NewDecoder(body)
+	if follow {
+		x.limit(0)
+	}
 	for {
+		if !follow {
+			x.limit(answerLimit) // anew: whoever reads what we print may take his time
+		}
 		var e event.Event
 		if err := in.Decode(&e); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
+			}
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return x.silent(err)
 			}
 			return errStreamEnded // in the middle of a line, or after one
 		}
@@ -151,7 +226,7 @@ func (c *Client) post(ctx context.Context, path string, body any) error {
 	if err != nil {
 		return err
 	}
-	answer, err := c.call(ctx, http.MethodPost, path, bytes.NewReader(text))
+	answer, _, err := c.call(ctx, http.MethodPost, path, bytes.NewReader(text))
 	if err != nil {
 		return err
 	}
@@ -166,35 +241,40 @@ func (c *Client) cutOff(err error) bool {
 }
 
 // call sends a request and returns the body of a good answer.
-func (c *Client) call(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, error) {
-	r, err := http.NewRequestWithContext(ctx, method, "http://instance"+path, body)
+func (c *Client) call(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, *exchange, error) {
+	x := &exchange{}
+	r, err := http.NewRequestWithContext(context.WithValue(ctx, exchangeKey{}, x), method, "http://instance"+path, body)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	answer, err := c.http.Do(r)
-	if err != nil && method == http.MethodGet && c.cutOff(err) {
+	// More than once: of the descriptors of a dying master the listener may be the last to go.
+	for tries := 0; tries < cutOffs && err != nil && method == http.MethodGet && c.cutOff(err); tries++ {
 		answer, err = c.http.Do(r)
 	}
+	err = x.silent(err)
 	switch {
+	case errors.As(err, new(*SilentError)):
+		return nil, nil, err
 	case errors.Is(err, ErrNoMaster):
-		return nil, ErrNoMaster
+		return nil, nil, ErrNoMaster
 	case errors.Is(err, context.DeadlineExceeded):
-		return nil, fmt.Errorf("the instance at %s does not answer in time: its master is busy, or is being replaced (try again)", c.path)
+		return nil, nil, fmt.Errorf("the instance at %s does not answer in time: its master is busy, or is being replaced (try again)", c.path)
 	case nobody(err):
-		return nil, fmt.Errorf("%w (nobody answers on %s)", ErrNotRunning, c.path)
+		return nil, nil, fmt.Errorf("%w (nobody answers on %s)", ErrNotRunning, c.path)
 	case err != nil:
 		var operation *net.OpError
 		if errors.As(err, &operation) {
-			return nil, fmt.Errorf("cannot reach the instance at %s: %w", c.path, operation.Err)
+			return nil, nil, fmt.Errorf("cannot reach the instance at %s: %w", c.path, operation.Err)
 		}
-		return nil, err
+		return nil, nil, err
 	case answer.StatusCode < 300:
-		return answer.Body, nil
+		return answer.Body, x, nil
 	}
 	defer answer.Body.Close()
 	var p Problem
 	if json.NewDecoder(answer.Body).Decode(&p) != nil || p.Detail == "" {
-		return nil, fmt.Errorf("the instance answers %s", answer.Status)
+		return nil, nil, fmt.Errorf("the instance answers %s", answer.Status)
 	}
-	return nil, errors.New(p.Detail)
+	return nil, nil, errors.New(p.Detail)
 }
