@@ -57,6 +57,7 @@ func TestStopReachesAnInstanceWhoseMasterDoesNotAnswer(t *testing.T) {
 func TestFollowerWaitsForAMasterThatIsStopped(t *testing.T) {
 	i := supervisortest.Start(t, "--workers", "1")
 	events := i.Follow()
+	supervisortest.AwaitEvent(t, events, "the beginning", func(e event.Event) bool { return e.Kind == event.InstanceReady })
 	s := i.Now()
 	signalNow(t, s.MasterPID, unix.SIGSTOP)
 	if _, errs, code := client(i, t, "ps"); code != exitFailed {
