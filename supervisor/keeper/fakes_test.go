@@ -69,6 +69,9 @@ func playKeeper() {
 	if os.Getenv("KEEPER_TEST_HASTY") != "" {
 		masterGrace, stableAfter, startShare = 0, 0, 1
 	}
+	if share, err := strconv.Atoi(os.Getenv("KEEPER_TEST_SHARE")); err == nil {
+		startShare = share
+	}
 	if os.Getenv("KEEPER_TEST_BLIND") != "" {
 		lookAgain, limboPause = time.Hour, time.Hour
 	}

@@ -213,6 +213,17 @@ func (i *instance) logged(message string, facts ...string) map[string]any {
 	return e.log
 }
 
+// duration waits for a line of the log and reads a duration in it.
+func (i *instance) duration(message, fact string) time.Duration {
+	i.t.Helper()
+	text := fmt.Sprint(i.logged(message)[fact])
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		i.t.Fatalf("%s: %s is %q, not a duration to read", message, fact, text)
+	}
+	return d
+}
+
 // happened counts the events so far that fit.
 func (i *instance) happened(fits func(event) bool) (count int) {
 	for len(i.arrived) > 0 {

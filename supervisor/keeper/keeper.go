@@ -59,6 +59,7 @@ type keeper struct {
 	started   int       // masters so far; the generation of the latest
 	committed int       // the latest generation that was ready, 0 for none
 	deaths    int       // since a master last proved stable
+	kills     int       // of ready masters from outside, since then
 	startAt   time.Time // of the next master, zero while one lives
 
 	orphans    map[int]*orphan // by pid, until they are reaped
@@ -167,7 +168,7 @@ func (k *keeper) loop(signals, deaths <-chan os.Signal) int {
 		}
 	}
 	if k.cut > 0 && k.stops < 2 {
-		k.Logger.Warn("stopped, but not everything had drained", "killed", k.cut, "drain_timeout", k.DrainTimeout)
+		k.Logger.Warn("stopped, but not everything had drained", "killed", k.cut, "drain_timeout", humane(k.DrainTimeout))
 	}
 	return k.code
 }

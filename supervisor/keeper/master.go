@@ -60,11 +60,8 @@ func (k *keeper) start(now time.Time) {
 		return
 	}
 	k.master.pid, k.childless = pid, false
-	level := slog.LevelInfo
-	if k.started == 1 {
-		level = slog.LevelDebug // it says so itself, unless it cannot begin
-	}
-	k.Logger.Log(context.Background(), level, "master started", "generation", k.started, "pid", pid, "descriptors", len(k.store))
+	// It says so itself, and why when it cannot begin.
+	k.Logger.Debug("master started", "generation", k.started, "pid", pid, "descriptors", len(k.store))
 }
 
 // environ is the next master's environment. It is built from a map: of a variable that stands
@@ -126,7 +123,7 @@ func (k *keeper) hear(m notify.Message, now time.Time) {
 	if m.Says(notify.Ready) && k.master.readyAt.IsZero() {
 		k.master.readyAt = now
 		k.committed = k.master.generation
-		k.Logger.Info("master ready", "generation", k.committed, "pid", m.PID, "took", now.Sub(k.master.startedAt))
+		k.Logger.Debug("master ready", "generation", k.committed, "pid", m.PID, "took", humane(now.Sub(k.master.startedAt)))
 		k.sayAbove(notify.Ready)
 		k.limboPause = limboPause
 		k.look(now)
@@ -179,23 +176,24 @@ func (k *keeper) died(now time.Time, killed bool, why ...any) {
 	m := k.master
 	k.master.pid = 0
 	if !m.readyAt.IsZero() && now.Sub(m.readyAt) >= stableAfter {
-		k.deaths = 0
+		k.deaths, k.kills = 0, 0
 	}
 	var wait time.Duration
 	if killed && !m.readyAt.IsZero() {
-		wait = breath(m.readyAt.Sub(m.startedAt), now.Sub(m.readyAt))
+		k.kills++
+		wait = breath(k.kills, m.readyAt.Sub(m.startedAt), now.Sub(m.readyAt))
 	} else {
 		k.deaths++
 		wait = pause(k.deaths)
 	}
-	facts := append([]any{"generation", m.generation, "pid", m.pid, "uptime", now.Sub(m.startedAt)}, why...)
+	facts := append([]any{"generation", m.generation, "pid", m.pid, "uptime", humane(now.Sub(m.startedAt))}, why...)
 	if k.committed == 0 && k.started >= maxMasters {
 		k.Logger.Error("giving up: no master became ready", append(facts, "masters", k.started)...)
 		k.end(ExitGaveUp, now)
 		return
 	}
 	k.startAt = now.Add(wait)
-	k.Logger.Warn("master died", append(facts, "restart_in", wait)...)
+	k.Logger.Warn("master died", append(facts, "restart_in", humane(wait))...)
 	k.limboPause = limboPause
 	k.look(now)
 }
@@ -205,9 +203,13 @@ func fromOutside(status syscall.WaitStatus) bool {
 	return status.Signaled() && slices.Contains([]syscall.Signal{syscall.SIGKILL, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP}, status.Signal())
 }
 
-// breath is the pause after a master that somebody killed, which took boot to become ready and then
-// was for so long: none, unless starting masters would eat the machine.
-func breath(boot, ready time.Duration) time.Duration {
+// breath is the pause after a master that somebody killed, the nth in a row, which took boot to
+// become ready and then was for so long: none, unless starting masters would eat the machine, which
+// one kill does not, however long the boot.
+func breath(kills int, boot, ready time.Duration) time.Duration {
+	if kills <= 1 {
+		return 0
+	}
 	return min(max(0, boot*time.Duration(startShare-1)-ready), longestBreath)
 }
 

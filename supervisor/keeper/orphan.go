@@ -90,7 +90,7 @@ func (k *keeper) retire(pid int, o *orphan, now time.Time) {
 	facts := o.facts(pid)
 	switch {
 	case o.killAt.IsZero():
-		k.Logger.Info("orphan asked to leave", append(facts, "kill_in", k.DrainTimeout)...)
+		k.Logger.Info("orphan asked to leave", append(facts, "kill_in", humane(k.DrainTimeout))...)
 		o.killAt = now.Add(k.DrainTimeout)
 		unix.Kill(pid, syscall.SIGTERM)
 	case !now.Before(o.killAt):
@@ -175,6 +175,9 @@ func numbered(directory string) (numbers []int) {
 	}
 	return numbers
 }
+
+// humane is a duration as a fact of a log line, which would else be a number of nanoseconds.
+func humane(d time.Duration) string { return d.Round(time.Millisecond).String() }
 
 // cause is how a process ended, as a fact of a log line.
 func cause(status syscall.WaitStatus) slog.Attr {

@@ -48,7 +48,7 @@ func (k *keeper) stop(s syscall.Signal, now time.Time) {
 	k.stops++
 	switch {
 	case k.stops == 1:
-		k.Logger.Info("stopping", "signal", unix.SignalName(s), "drain_timeout", k.DrainTimeout)
+		k.Logger.Info("stopping", "signal", unix.SignalName(s), "drain_timeout", humane(k.DrainTimeout))
 		k.sayAbove("STOPPING=1")
 		if k.master.pid == 0 && !k.ending {
 			k.end(0, now)
@@ -56,7 +56,7 @@ func (k *keeper) stop(s syscall.Signal, now time.Time) {
 		}
 		k.killBy(now.Add(k.DrainTimeout + masterGrace))
 	case k.stops == 2:
-		k.Logger.Warn("stopping at once", "signal", unix.SignalName(s), "kill_in", haste)
+		k.Logger.Warn("stopping at once", "signal", unix.SignalName(s), "kill_in", humane(haste))
 		k.code = 128 + int(s)
 		k.killBy(now.Add(haste))
 	default:

@@ -26,10 +26,13 @@ func TestStopSignalAsksTheMasterAndItsCodeIsOurs(t *testing.T) {
 			m.does("say READY=1")
 			i.signal(s)
 			i.said("X_MASTER=1", "X_SIGNAL=SIGTERM")
-			i.logged("stopping", "signal", unix.SignalName(s))
+			i.logged("stopping", "signal", unix.SignalName(s), "drain_timeout", "20s")
 			m.does("say STOPPING=1")
 			m.order("exit 0")
 			i.ends(0)
+			for _, routine := range []string{"master started", "master ready", "master left"} {
+				i.logged(routine, "level", "DEBUG")
+			}
 		}
 	})
 }
