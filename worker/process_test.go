@@ -282,6 +282,31 @@ func TestWorkerServesWithoutAnAnswerToItsGreeting(t *testing.T) {
 	}
 }
 
+func TestWorkerWhoseMasterAnswersLateStillEndsWithItsKeeper(t *testing.T) {
+	ln := listen(t)
+	asked := make(chan notify.Message, 1)
+	p := workertest.Start(t, workertest.Setup{Role: "serve", Listeners: []net.Listener{ln}, Hello: func(_ *workertest.Process, m notify.Message) { asked <- m }}).AwaitReady()
+	c := workertest.Dial(t, ln.Addr())
+	c.Get(t, "/")
+	c.Close()
+	p.Greet(<-asked)
+	p.Lifeline.Close()
+	exits(t, p, "exit status 0")
+}
+
+func TestWorkerCountsOnAScoreboardWithoutALifeline(t *testing.T) {
+	ln := listen(t)
+	p := workertest.Start(t, workertest.Setup{Role: "serve", Listeners: []net.Listener{ln}, Hello: func(p *workertest.Process, m notify.Message) {
+		m.Answer([]int{p.Board.FD()}, "X_REVENANT_HELLO=1")
+	}}).AwaitReady()
+	c := workertest.Dial(t, ln.Addr())
+	c.Get(t, "/")
+	c.Close()
+	workertest.Until(t, "counted", func() bool { return p.Board.Snapshot().Requests[2] == 1 })
+	p.Signal(unix.SIGTERM)
+	exits(t, p, "exit status 0")
+}
+
 func TestPermitSaysWhatTheMasterSays(t *testing.T) {
 	ln := listen(t)
 	workertest.Start(t, workertest.Setup{Role: "serve", Listeners: []net.Listener{ln}, Chaos: func(mode string) string {

@@ -58,9 +58,9 @@ func Run(ctx context.Context, handler http.Handler, opts ...Option) error {
 		return err
 	}
 	var board *scoreboard.Board
-	var lifeline *os.File
+	var orphaned <-chan struct{}
 	if level().identity.Supervised {
-		board, lifeline = hello(client, o.log)
+		board, orphaned = hello(client, o.log)
 	}
 	s := newServer(ctx, handler, board, o)
 	failed, err := s.serve(listeners, own)
@@ -71,7 +71,7 @@ func Run(ctx context.Context, handler http.Handler, opts ...Option) error {
 	if err := client.Send(notify.Ready); err != nil {
 		o.log.Warn("cannot say that this worker is ready", "err", err)
 	}
-	r := running{server: s, client: client, options: o, signals: signals, asked: asked, orphaned: watch(lifeline), failed: failed}
+	r := running{server: s, client: client, options: o, signals: signals, asked: asked, orphaned: orphaned, failed: failed}
 	return r.untilDrained(ctx)
 }
 
@@ -127,21 +127,6 @@ func (s *server) serve(listeners []net.Listener, own bool) (<-chan error, error)
 	}
 	started.Wait()
 	return failed, nil
-}
-
-// watch closes the channel it returns when the keeper is gone.
-func watch(lifeline *os.File) <-chan struct{} {
-	if lifeline == nil {
-		return nil
-	}
-	gone := make(chan struct{})
-	// Lives as long as the process, like the lifeline; nobody waits for it.
-	go func() {
-		if hold(lifeline) {
-			close(gone)
-		}
-	}()
-	return gone
 }
 
 // running is a Run that is ready, and all that can end it.

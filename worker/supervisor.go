@@ -65,29 +65,73 @@ func Permit(ctx context.Context, mode string) error {
 	return &RefusedError{Mode: mode, Reason: reason}
 }
 
-// hello fetches the scoreboard and the lifeline. Either may be nil: a worker serves without them.
-func hello(client *notify.Client, log *slog.Logger) (*scoreboard.Board, *os.File) {
-	ctx, cancel := context.WithTimeout(context.Background(), helloTimeout)
-	defer cancel()
-	answer, err := client.Ask(ctx, helloQuestion+"=1")
-	if errors.Is(err, notify.ErrNoAnswer) || errors.Is(err, notify.ErrNoSupervisor) {
-		return nil, nil
+// greeting is what a master answers to hello. Either may be nil: a worker serves without them.
+type greeting struct {
+	board    *scoreboard.Board
+	lifeline *os.File
+}
+
+// hello fetches the scoreboard, nil without one, and a channel that is closed when the keeper is gone. A
+// master that does not answer in time may do so later, when it is no longer stopped: too late to count, but
+// the worker must not outlive the instance. So there is one question, which stays open until it is answered
+// or nobody is left who could.
+func hello(client *notify.Client, log *slog.Logger) (*scoreboard.Board, <-chan struct{}) {
+	early, late, gone := make(chan greeting), make(chan struct{}), make(chan struct{})
+	// Lives until there is no answer to be had, else as long as the process, like the lifeline; nobody waits
+	// for it.
+	go func() {
+		g := greet(client, log)
+		select {
+		case early <- g:
+		case <-late:
+			if g.board != nil {
+				g.board.Close()
+			}
+		}
+		if g.lifeline != nil && hold(g.lifeline) {
+			close(gone)
+		}
+	}()
+	limit := time.NewTimer(helloTimeout)
+	defer limit.Stop()
+	select {
+	case g := <-early:
+		return g.board, gone
+	case <-limit.C:
+		close(late)
+		log.Warn("master did not greet back, serving uncounted", "waited", helloTimeout.String())
+		return nil, gone
+	}
+}
+
+// greet asks until there is an answer or none can come.
+func greet(client *notify.Client, log *slog.Logger) greeting {
+	answer, err := client.Ask(context.Background(), helloQuestion+"=1")
+	for pause := helloTimeout; errors.Is(err, unix.EAGAIN); pause = min(2*pause, time.Minute) {
+		// The master's queue is full: the question did not even reach it.
+		<-time.After(pause)
+		answer, err = client.Ask(context.Background(), helloQuestion+"=1")
 	}
 	if err != nil {
-		log.Warn("master did not greet back, serving uncounted", "err", err)
-		return nil, nil
+		if !errors.Is(err, notify.ErrNoAnswer) && !errors.Is(err, notify.ErrNoSupervisor) {
+			log.Warn("cannot greet the master, serving uncounted", "err", err)
+		}
+		return greeting{}
 	}
-	if len(answer.Files) != 2 {
+	if len(answer.Files) < 1 || len(answer.Files) > 2 {
 		answer.Close()
-		log.Warn("master greeted without scoreboard and lifeline, serving uncounted", "files", len(answer.Files))
-		return nil, nil
+		log.Warn("master greeted without scoreboard, serving uncounted", "files", len(answer.Files))
+		return greeting{}
 	}
 	defer answer.Files[0].Close()
-	board, err := openBoard(answer.Files[0])
-	if err != nil {
+	var g greeting
+	if len(answer.Files) == 2 {
+		g.lifeline = answer.Files[1]
+	}
+	if g.board, err = openBoard(answer.Files[0]); err != nil {
 		log.Warn("cannot use the master's scoreboard, serving uncounted", "err", err)
 	}
-	return board, answer.Files[1]
+	return g
 }
 
 func openBoard(f *os.File) (*scoreboard.Board, error) {
