@@ -70,13 +70,8 @@ func startProcess(l launch) (int, func() unix.WaitStatus, error) {
 	if err != nil {
 		return 0, nil, fmt.Errorf("cannot execute %s: %w", l.path, err)
 	}
-	// The kernel should take a worker before keeper or master. Raising needs no
-	// privilege; where it is refused the default is good enough.
-	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(workerOOMScore), 0)
 	return pid, func() unix.WaitStatus { return waitProcess(pid, pidfd) }, nil
 }
-
-const workerOOMScore = "200"
 
 // waitProcess waits in the runtime's poller, by the pidfd, so that 64 workers
 // cost no thread; where the kernel gives no pidfd, it blocks one. The group is

@@ -305,12 +305,3 @@ func TestRespawnsLeaveNoGoroutineAndNoDescriptor(t *testing.T) {
 		return g <= goroutines+1 && d <= descriptors+1
 	})
 }
-
-func TestWorkersAreTakenBeforeTheMasterWhenMemoryRunsOut(t *testing.T) {
-	i := runReal(t, Config{Workers: 1}, "serve")
-	pid := i.awaitReady(1).Workers[0].PID
-	score, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))
-	if err != nil || strings.TrimSpace(string(score)) != workerOOMScore {
-		t.Errorf("oom_score_adj = %q, %v, want %s", score, err, workerOOMScore)
-	}
-}

@@ -52,11 +52,21 @@ func takeRole() string {
 	role := os.Getenv(notify.RoleVariable)
 	if role != "" {
 		outliveReaders()
+		if role == notify.RoleWorker {
+			volunteer()
+		}
 		_ = os.Unsetenv(notify.RoleVariable)
 		_ = os.Setenv(notify.PIDVariable, strconv.Itoa(os.Getpid()))
 	}
 	return role
 }
+
+// volunteer lets the kernel take this worker before keeper or master when memory
+// runs out. Raising needs no privilege; where it is refused the default is good
+// enough.
+func volunteer() { _ = os.WriteFile("/proc/self/oom_score_adj", []byte(workerOOMScore), 0) }
+
+const workerOOMScore = "200"
 
 // outliveReaders makes a write to a stderr that nobody reads any more fail, where
 // it would end the process. The signal is caught and not ignored, for programs

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -57,6 +58,9 @@ func runCommand(master bool) *cobra.Command {
 // runKeeper claims the name and becomes the first process of the instance.
 func runKeeper(o instanceOptions) error {
 	outliveReaders()
+	if err := ownProc(); err != nil {
+		return err
+	}
 	claimed, err := claim(o.dir, os.Getpid())
 	if err != nil {
 		name, value := "runtime-dir", runtimeDir(o.settings)
@@ -82,4 +86,14 @@ func runKeeper(o instanceOptions) error {
 		DrainTimeout: o.policy.DrainTimeout,
 		Logger:       log,
 	}))
+}
+
+// ownProc makes sure that /proc is about us: with another namespace's, orphans
+// would not be found and strangers be taken for workers.
+func ownProc() error {
+	pid, err := os.Readlink("/proc/self")
+	if err == nil && pid == strconv.Itoa(os.Getpid()) {
+		return nil
+	}
+	return codeError{exitUsage, errors.New("/proc is missing or that of another PID namespace (mount it: containers do; with unshare give --mount-proc)")}
 }
