@@ -21,7 +21,7 @@ func eventsCommand() *cobra.Command {
 	target := addTarget(c)
 	output := addOutput(c, "text", "json")
 	follow := c.Flags().BoolP("follow", "f", false, "go on until the instance ends")
-	since := c.Flags().Uint64("since", 0, "only what came after event number `ID`")
+	since := c.Flags().Uint64("since", 0, "only what came after event number `ID`; a number that is not reached yet is that of an earlier instance")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		format, err := output()
 		if err != nil {

@@ -171,6 +171,9 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		problem(w, http.StatusBadRequest, fmt.Sprintf("since=%q is not the ID of an event", r.FormValue("since")))
 		return
 	}
+	if since > 0 && len(s.master.Events().Since(since-1)) == 0 {
+		since = 0 // of an instance that had this name before: all of this one came after it
+	}
 	past, live := s.master.Events().Subscribe(since, follower)
 	defer live.Close()
 	w.Header().Set("Content-Type", "application/x-ndjson")
