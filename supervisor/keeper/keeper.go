@@ -66,7 +66,8 @@ type keeper struct {
 	lookAt     time.Time
 	limboPause time.Duration
 
-	stops     int // stop signals so far
+	ignored   map[syscall.Signal]bool // that came, and had no meaning
+	stops     int                     // stop signals so far
 	ending    bool
 	childless bool
 	code      int
@@ -84,7 +85,7 @@ func Run(config Config) int {
 	runtime.GOMAXPROCS(1)
 	runtime.LockOSThread() // and never unlocked: the caller writes as we do
 	blockTTOU(unix.SIG_BLOCK)
-	k := &keeper{Config: config, orphans: map[int]*orphan{}}
+	k := &keeper{Config: config, orphans: map[int]*orphan{}, ignored: map[syscall.Signal]bool{}}
 	if k.Logger == nil {
 		k.Logger = slog.New(slog.DiscardHandler)
 	}

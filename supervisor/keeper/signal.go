@@ -1,7 +1,9 @@
 package keeper
 
 import (
+	"cmp"
 	"os"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -40,29 +42,34 @@ func (k *keeper) signal(s syscall.Signal, now time.Time) {
 		k.stop(s, now)
 	case syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGTTIN, syscall.SIGTTOU:
 		k.tell(s)
+	default:
+		if !k.ignored[s] { // once: a terminal sends some again and again
+			k.ignored[s] = true
+			k.Logger.Info("signal ignored", "signal", signalName(s))
+		}
 	}
 }
 
-// stop ends the instance gently the first time and at once the second.
+// stop ends the instance gently the first time and at once the second. The first time the master
+// gets SIGTERM in any case, which ends it without a word also when it cannot hear yet.
 func (k *keeper) stop(s syscall.Signal, now time.Time) {
 	k.stops++
 	switch {
 	case k.stops == 1:
-		k.Logger.Info("stopping", "signal", unix.SignalName(s), "drain_timeout", humane(k.DrainTimeout))
+		k.Logger.Info("stopping", "signal", signalName(s), "drain_timeout", humane(k.DrainTimeout))
 		k.sayAbove("STOPPING=1")
 		if k.master.pid == 0 && !k.ending {
 			k.end(0, now)
 			return
 		}
 		k.killBy(now.Add(k.DrainTimeout + masterGrace))
+		k.tell(syscall.SIGTERM)
 	case k.stops == 2:
-		k.Logger.Warn("stopping at once", "signal", unix.SignalName(s), "kill_in", humane(haste))
+		k.Logger.Warn("stopping at once", "signal", signalName(s), "kill_in", humane(haste))
 		k.code = 128 + int(s)
 		k.killBy(now.Add(haste))
-	default:
-		return
+		k.tell(s)
 	}
-	k.tell(syscall.SIGTERM)
 }
 
 // tell sends a signal to the master, if there is one.
@@ -90,3 +97,6 @@ func kill(pid int) {
 	unix.Kill(-pid, syscall.SIGKILL)
 	unix.Kill(pid, syscall.SIGKILL)
 }
+
+// signalName is a signal's name, a number for those that have none.
+func signalName(s syscall.Signal) string { return cmp.Or(unix.SignalName(s), strconv.Itoa(int(s))) }
