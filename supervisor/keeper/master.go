@@ -114,7 +114,7 @@ func (k *keeper) hear(m notify.Message, now time.Time) {
 	name, _ := m.Value("FDNAME")
 	if m.Says(notify.StoreFD) && len(m.Files) > 0 {
 		if err := k.store.keep(name, m.Files); err != nil {
-			k.Logger.Error("descriptor not stored", "name", notify.UnescapeName(name), "err", err)
+			k.Logger.Error("descriptor not stored: it would be lost if the master died", "name", notify.UnescapeName(name), "err", err)
 		}
 	}
 	if m.Says(notify.RemoveFD) {

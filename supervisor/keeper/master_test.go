@@ -190,7 +190,26 @@ func TestNonsenseFromTheMasterDoesNoHarm(t *testing.T) {
 		t.Errorf("the second master inherited %d descriptors: %.200q", len(got), got)
 	}
 	for _, name := range []string{"a:b", long, "toomany"} {
-		i.await("refusal of "+name, func(e event) bool { return isLog("descriptor not stored")(e) && e.log["name"] == name })
+		e := i.await("refusal of "+name, func(e event) bool {
+			return isLog("descriptor not stored: it would be lost if the master died")(e) && e.log["name"] == name
+		})
+		if name == long && e.log["err"] != "its name has 256 bytes, escaped, and no more than 255 can be given to the next master" {
+			t.Errorf("the refusal says %v", e.log)
+		}
+	}
+}
+
+func TestEveryValidNameIsKeptAsItCame(t *testing.T) {
+	i := begin(t, "subreaper")
+	m := i.master(1)
+	longest := strings.Repeat("%3A", 85) // 255 bytes
+	for _, name := range []string{"tcp%3A//127.0.0.1%3A3000", "twice%253A", "100%", "a~!\"b", longest} {
+		m.does("store " + name + " 1")
+	}
+	m.kill()
+	want := "tcp://127.0.0.1:3000,twice%3A,100%,a~!\"b," + strings.Repeat(":", 85)
+	if got := i.master(2).does("inherited-names"); got != want {
+		t.Errorf("the second master inherited %q, want %q", got, want)
 	}
 }
 

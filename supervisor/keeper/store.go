@@ -13,6 +13,7 @@ import (
 // Limits of the store: the names must fit in one variable of the environment, 128 KiB.
 const (
 	maxStored = 1024
+	maxName   = 255 // by the protocol
 	maxNames  = 96 << 10
 )
 
@@ -31,8 +32,11 @@ func (s *store) keep(name string, files []*os.File) error {
 	if name == "" {
 		name = "stored"
 	}
+	if len(name) > maxName {
+		return fmt.Errorf("its name has %d bytes, escaped, and no more than %d can be given to the next master", len(name), maxName)
+	}
 	if !notify.ValidName(name) {
-		return fmt.Errorf("cannot store descriptors under the name %.60q", name)
+		return fmt.Errorf("its name %.60q holds what LISTEN_FDNAMES cannot", name)
 	}
 	size := 0
 	for _, e := range *s {
