@@ -55,8 +55,9 @@
 //     REVENANT_ variables in their environment, and not from messages: a master
 //     can be killed between fork and send.
 //   - A master that somebody kills after it was ready is replaced at once, under
-//     the same rule as a worker: at most a fifth of the time goes into starting.
-//     Only one that falls over by itself meets a backoff.
+//     the same rule as a worker: at most a fifth of the time goes into starting,
+//     and never more than a second passes. Only one that falls over by itself
+//     meets a backoff.
 //   - In a stop, the listening sockets are closed everywhere as soon as the queue
 //     is empty, and not at the end of the drain: with only the filter in place a
 //     late client would wait for its next SYN instead of being refused.
