@@ -6,11 +6,13 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"sync/atomic"
 	"time"
 
 	"github.com/lmittmann/tint"
 	"github.com/mattn/go-isatty"
+	"golang.org/x/sys/unix"
 
 	"revenant/supervisor/event"
 )
@@ -85,6 +87,7 @@ func (w *asyncWriter) Write(p []byte) (int, error) {
 }
 
 func (w *asyncWriter) drain(notice slog.Handler) {
+	writeInBackground()
 	noticed := time.Now()
 	for l := range w.lines {
 		if l.text != nil {
@@ -102,6 +105,17 @@ func (w *asyncWriter) drain(notice slog.Handler) {
 			close(l.done)
 		}
 	}
+}
+
+// writeInBackground makes the caller's goroutine one that a terminal with "stty
+// tostop" lets write while others have its foreground. With SIGTTOU not blocked,
+// such a write sends us the signal, which means "one worker less", and is then
+// tried again, for ever.
+func writeInBackground() {
+	runtime.LockOSThread()
+	var set unix.Sigset_t
+	set.Val[0] = 1 << (unix.SIGTTOU - 1)
+	_ = unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil)
 }
 
 // tell says how many lines were lost, or keeps the number for later.

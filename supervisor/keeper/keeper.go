@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -83,6 +84,7 @@ type keeper struct {
 // children of the whole process: nothing else in it may start or wait for one.
 func Run(config Config) int {
 	runtime.GOMAXPROCS(1)
+	debug.SetGCPercent(25) // a heap of 1 MiB and not of 4, for what messages leave behind
 	runtime.LockOSThread() // and never unlocked: the caller writes as we do
 	blockTTOU(unix.SIG_BLOCK)
 	k := &keeper{Config: config, orphans: map[int]*orphan{}, ignored: map[syscall.Signal]bool{}}
