@@ -99,20 +99,28 @@ func killMaster(i *supervisortest.Instance, t testing.TB, before supervisor.Stat
 	return after
 }
 
+func signalWorkers(s supervisor.Status, sig unix.Signal) {
+	for _, w := range s.Workers {
+		_ = unix.Kill(w.PID, sig)
+	}
+}
+
 // The twin of the test above: with the workers killed too, requests are lost, and seen to be.
 func TestMasterKilledTogetherWithItsWorkersLosesRequestsAndTheLedgerSeesIt(t *testing.T) {
 	i := supervisortest.Start(t, "--workers", "2")
 	load := beginLoad(i, t, 6, 0, 0)
 	before := i.Now()
-	for range 3 {
-		for _, w := range before.Workers {
-			_ = unix.Kill(w.PID, unix.SIGSTOP) // with requests in their hands
+	before = i.Await("stopped with a request in hand", func(s supervisor.Status) bool {
+		signalWorkers(s, unix.SIGSTOP)
+		now := i.Now()
+		if now.Workers[0].InFlight+now.Workers[1].InFlight > 0 {
+			return true
 		}
-		for _, w := range before.Workers {
-			_ = unix.Kill(w.PID, unix.SIGKILL)
-		}
-		before = killMaster(i, t, before)
-	}
+		signalWorkers(s, unix.SIGCONT)
+		return false
+	})
+	signalWorkers(before, unix.SIGKILL)
+	killMaster(i, t, before)
 	report := load.end()
 	neverRefused(t, report)
 	if report.Failed() == 0 {
