@@ -156,8 +156,30 @@ func (m *Master) exited(x exit) {
 	if c.n < len(m.seats) {
 		m.seats[c.n].lastExit = &LastExit{Worker: c.id, Cause: string(why), Time: time.Now(), Planned: e.Planned, InFlight: e.InFlight}
 	}
+	m.repairSockets(c)
 	if s := m.seatOf(c); s != nil {
 		m.step(s, end)
+	}
+}
+
+// repairSockets undoes what a worker may have done to the sockets of all, before
+// another one is started on them. Whoever has ended is the nearest suspect, but
+// any worker can do it and the kernel does not say who did.
+func (m *Master) repairSockets(c *child) {
+	if m.phase != running { // what StopNew did is meant
+		return
+	}
+	for _, s := range m.cfg.Sockets {
+		found, err := s.Repair()
+		if found == "" && err == nil {
+			continue
+		}
+		e := m.about(c, event.Warning)
+		e.Message = fmt.Sprintf("listener %s: %s; repaired after the end of worker %d", s.Name(), found, c.id)
+		if err != nil {
+			e.Message = err.Error()
+		}
+		m.publish(e)
 	}
 }
 

@@ -146,7 +146,7 @@ func asNobody(c *exec.Cmd) {
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("SKIPPED: only root can start programs as another user")
+		t.Skip("SKIPPED, NOT TESTED: only root can start programs as another user")
 	}
 	if err := os.Chmod(filepath.Dir(supervisortest.Binary(t)), 0o755); err != nil {
 		t.Fatal(err)
