@@ -66,7 +66,7 @@ func (g *group) run(ctx context.Context, o options) result {
 	if len(g.packages) == 0 {
 		return result{skipped: []string{g.name + ": there is no package in this group"}}
 	}
-	args := []string{"test", "-json", "-count=1", "-timeout=10m"}
+	args := []string{"test", "-json", "-count=1", "-timeout=30m"}
 	if o.race {
 		args = append(args, "-race")
 	}
@@ -84,7 +84,8 @@ func (g *group) run(ctx context.Context, o options) result {
 		err = test.Start()
 	}
 	if err != nil {
-		return result{failed: 1, failures: []string{err.Error()}}
+		fmt.Printf("--- FAIL: cannot run go test: %v\n", err)
+		return result{failed: 1}
 	}
 	r := read(out, o.verbose)
 	// go test has said no in its exit code and nowhere else: that counts too.

@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -26,7 +27,7 @@ func main() {
 }
 
 func run() int {
-	limit := flag.Duration("limit", 22*time.Minute, "stop everything after this")
+	limit := flag.Duration("limit", time.Hour, "stop everything after this")
 	race := flag.Bool("race", true, "with the race detector")
 	list := flag.Bool("list", false, "print the groups and their packages, and run nothing")
 	verbose := flag.Bool("v", false, "print every test")
@@ -63,6 +64,10 @@ func run() int {
 		total.add(g.result)
 	}
 	summary(chosen)
+	if len(total.timings) > 0 {
+		fmt.Println("=== slowest")
+		slowest(total.timings, 10)
+	}
 	if ctx.Err() != nil {
 		fmt.Printf("stopped: %v (limit %v)\n", context.Cause(ctx), *limit)
 		total.failed++
@@ -131,5 +136,13 @@ func summary(chosen []*group) {
 		for _, skip := range g.skipped {
 			fmt.Printf("         skipped %s\n", skip)
 		}
+	}
+}
+
+// slowest says where the time goes.
+func slowest(tests []timing, n int) {
+	slices.SortFunc(tests, func(a, b timing) int { return cmp.Compare(b.seconds, a.seconds) })
+	for _, t := range tests[:min(n, len(tests))] {
+		fmt.Printf("%7.1f s  %s %s\n", t.seconds, t.pkg, t.test)
 	}
 }

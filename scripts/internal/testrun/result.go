@@ -12,13 +12,20 @@ import (
 type result struct {
 	passed, failed int
 	skipped        []string // name and reason
-	failures       []string
+	timings        []timing // of whole tests, without their subtests
+}
+
+// timing is how long a test took.
+type timing struct {
+	pkg, test string
+	seconds   float64
 }
 
 func (r *result) add(other result) {
 	r.passed += other.passed
 	r.failed += other.failed
 	r.skipped = append(r.skipped, other.skipped...)
+	r.timings = append(r.timings, other.timings...)
 }
 
 // record is a line of go test -json; see `go doc test2json`.
@@ -82,6 +89,9 @@ func (r *result) take(line []byte, output map[string]*strings.Builder, failedIn 
 	}
 	if verbose {
 		fmt.Printf("%-5s %s %s (%.2fs)\n", e.Action, e.Package, e.Test, e.Elapsed)
+	}
+	if !strings.Contains(e.Test, "/") {
+		r.timings = append(r.timings, timing{e.Package, e.Test, e.Elapsed})
 	}
 	switch e.Action {
 	case "pass":
