@@ -189,7 +189,10 @@ func (m *Master) giveUp(err error) {
 	m.outcome = err
 	m.platform.tell(stoppingNotice...)
 	m.closeSockets()
-	m.phase = draining
+	m.phase, m.stopping = draining, err.Error()
+	if m.operation != nil {
+		m.finish(m.operation, &StoppingError{m.stopping})
+	}
 	for _, s := range m.seats {
 		s.slot, s.worker = slot{phase: empty}, nil
 	}

@@ -16,27 +16,27 @@ import (
 	"revenant/worker/scoreboard"
 )
 
-// Config is what a master is told. Nothing in it changes while it runs.
+// Config is what a master is told. Of all this only Settings changes while it
+// runs, by a reload.
 type Config struct {
+	Settings
+	// Reread reads the settings again and says what differs, a line each; nil
+	// when there is nothing to read. It is called outside the loop, once at a
+	// time. An error refuses the whole: nothing changes.
+	Reread func() (Settings, []string, error)
+
 	Instance   string // UUID, for the life of the instance
 	Name       string // what operators call it
 	Version    string // of the program, for status
 	Generation int    // of this master
 	KeeperPID  int    // parent of orphaned workers; 0 without a keeper
-	Workers    int    // how many to begin with
-	Policy     Policy
-	// Chaos allows workers to be ended on a client's request (/workerKiller).
-	Chaos   bool
-	Program Program
+	// Notify is NOTIFY_SOCKET for the workers.
+	Notify string
 	// Sockets are shared by all workers. They belong to the master from New on.
 	Sockets []*listen.Socket
 	// Lifeline is the read end of the keeper's pipe, shared with the workers that
 	// ask for it; -1 without one.
 	Lifeline int
-	// Procs is GOMAXPROCS for each of n workers. Default 1 for each.
-	Procs func(n int) []int
-	// Memory is GOMEMLIMIT in bytes for each of n workers, 0 for none. Default none.
-	Memory func(n int) int64
 }
 
 // Errors of Run. Each has an exit code of its own in cmd/revenant.
@@ -73,9 +73,12 @@ type Master struct {
 
 	began     time.Time
 	phase     instancePhase
-	committed bool // the keeper was told READY: older generations may go
-	degraded  bool // and said so
-	signals   int  // requests to stop that came as signals
+	operation *Operation // under way; nil mostly
+	begun     uint64     // how many operations there were
+	stopping  string     // why, once the phase is not running
+	committed bool       // the keeper was told READY: older generations may go
+	degraded  bool       // and said so
+	signals   int        // requests to stop that came as signals
 	outcome   error
 	hurry     context.CancelFunc // ends the first step of a stop early
 
@@ -121,8 +124,7 @@ func New(cfg Config, stored []notify.NamedFile, workers *notify.Server, keeper *
 }
 
 func newMaster(cfg Config, p platform) *Master {
-	cfg.Policy = cfg.Policy.withDefaults()
-	cfg.Workers = max(cfg.Workers, 1)
+	cfg.Settings = cfg.Settings.withDefaults()
 	return &Master{
 		cfg: cfg, platform: p, events: new(event.Bus), state: new(statePage), board: scoreboard.Create,
 		children: make(map[uint64]*child), byPID: make(map[int]*child), orphans: make(map[uint64]*orphan),

@@ -15,7 +15,7 @@ import (
 	"revenant/supervisor/notify"
 )
 
-var two = Config{Workers: 2, Generation: 1, Chaos: true}
+var two = Config{Settings: Settings{Workers: 2, Chaos: true}, Generation: 1}
 
 func TestKilledWorkerIsReplacedAtOnceAndTheOthersAreNotTouched(t *testing.T) {
 	inBubble(t, two, serve(10*time.Millisecond, 0), func(i *fakeInstance) {
@@ -257,7 +257,7 @@ func TestFailedForkIsOneFailedStartAndNotTheMastersEnd(t *testing.T) {
 }
 
 func TestOneBadSlotDoesNotDisturbTheOthers(t *testing.T) {
-	inBubble(t, Config{Workers: 4, Generation: 1}, func(p *fakeProcess) {
+	inBubble(t, Config{Settings: Settings{Workers: 4}, Generation: 1}, func(p *fakeProcess) {
 		if strings.Contains(p.launch.args[0], "slot 2") {
 			crash(time.Millisecond, exitStatus(1))(p)
 			return
@@ -451,7 +451,7 @@ func TestChaosNeverTakesTheLastReadyWorker(t *testing.T) {
 }
 
 func TestChaosIsRefusedUnlessEnabled(t *testing.T) {
-	inBubble(t, Config{Workers: 2, Generation: 1}, serve(time.Millisecond, 0), func(i *fakeInstance) {
+	inBubble(t, Config{Settings: Settings{Workers: 2}, Generation: 1}, serve(time.Millisecond, 0), func(i *fakeInstance) {
 		i.pass(time.Second)
 		_ = i.ask(context.Background(), func() {
 			if why := i.chaosRefusal(i.children[1]); !strings.Contains(why, "--chaos") {

@@ -44,7 +44,8 @@ func runReal(t *testing.T, cfg Config, behaviour string) *realInstance {
 	}
 	cfg.Lifeline = -1
 	cfg.Generation = 1
-	cfg.Program = testProgram(cfg.Program.Path, i.behaviour, i.notes, server.Address())
+	cfg.Notify = server.Address()
+	cfg.Program = testProgram(cfg.Program.Path, i.behaviour, i.notes)
 	if i.Master, err = New(cfg, nil, server, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -68,11 +69,11 @@ func runReal(t *testing.T, cfg Config, behaviour string) *realInstance {
 }
 
 // testProgram is the test binary in the part of a worker.
-func testProgram(path, behaviour, notes, socket string) Program {
+func testProgram(path, behaviour, notes string) Program {
 	if path == "" {
 		path = "/proc/self/exe"
 	}
-	return Program{Path: path, Notify: socket, Environ: []string{
+	return Program{Path: path, Environ: []string{
 		"PATH=" + os.Getenv("PATH"), "GORACE=atexit_sleep_ms=0", behaviourVariable + "=" + behaviour, notesVariable + "=" + notes,
 	}}
 }
@@ -170,7 +171,7 @@ func TestRealDeathsAreNamedByTheirCause(t *testing.T) {
 		{"an operator's SIGKILL", func(i *realInstance, _ int) { _ = i.Kill(context.Background(), 1, unix.SIGKILL) }, "requested", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			i := runReal(t, Config{Workers: 2}, "serve")
+			i := runReal(t, Config{Settings: Settings{Workers: 2}}, "serve")
 			s := i.awaitReady(2)
 			c.end(i, s.Workers[0].PID)
 			e := i.await("an exit", is(event.WorkerExited))
@@ -195,7 +196,7 @@ func TestProgramThatNeverServesEndsTheInstanceAndSaysWhy(t *testing.T) {
 		{path: "/dev/null", want: "permission denied"},
 	} {
 		t.Run(c.behaviour+c.path, func(t *testing.T) {
-			i := runReal(t, Config{Workers: 1, Program: Program{Path: c.path}, Policy: Policy{StartTimeout: time.Second}}, c.behaviour)
+			i := runReal(t, Config{Settings: Settings{Workers: 1, Program: Program{Path: c.path}, Policy: Policy{StartTimeout: time.Second}}}, c.behaviour)
 			select {
 			case err := <-i.result:
 				if !errors.Is(err, ErrNoWorkerReady) || !strings.Contains(err.Error(), c.want) {
@@ -209,7 +210,7 @@ func TestProgramThatNeverServesEndsTheInstanceAndSaysWhy(t *testing.T) {
 }
 
 func TestSlowBootIsWaitedFor(t *testing.T) {
-	i := runReal(t, Config{Workers: 1, Policy: Policy{StartTimeout: patience}}, "slow")
+	i := runReal(t, Config{Settings: Settings{Workers: 1, Policy: Policy{StartTimeout: patience}}}, "slow")
 	e := i.await("the slow worker ready", is(event.WorkerReady))
 	if e.Start < 300 {
 		t.Errorf("ready after %.0f ms, and it boots for 300", e.Start)
@@ -220,7 +221,7 @@ func TestSlowBootIsWaitedFor(t *testing.T) {
 }
 
 func TestRealWorkerDeafToSIGTERMIsCutWhileItsSuccessorServes(t *testing.T) {
-	i := runReal(t, Config{Workers: 1, Policy: Policy{DrainTimeout: 500 * time.Millisecond}}, "deaf")
+	i := runReal(t, Config{Settings: Settings{Workers: 1, Policy: Policy{DrainTimeout: 500 * time.Millisecond}}}, "deaf")
 	pid := i.awaitReady(1).Workers[0].PID
 	i.behave("serve")
 	if err := i.Kill(context.Background(), 1, unix.SIGTERM); err != nil {
@@ -237,7 +238,7 @@ func TestRealWorkerDeafToSIGTERMIsCutWhileItsSuccessorServes(t *testing.T) {
 }
 
 func TestProcessGroupIsSweptAfterADeath(t *testing.T) {
-	i := runReal(t, Config{Workers: 1}, "with helper")
+	i := runReal(t, Config{Settings: Settings{Workers: 1}}, "with helper")
 	pid := i.awaitReady(1).Workers[0].PID
 	helper := i.noted()[0]
 	if !lives(helper) {
@@ -251,14 +252,14 @@ func TestProcessGroupIsSweptAfterADeath(t *testing.T) {
 }
 
 func TestHelperMaySayReadyForItsWorker(t *testing.T) {
-	i := runReal(t, Config{Workers: 1}, "ready by helper")
+	i := runReal(t, Config{Settings: Settings{Workers: 1}}, "ready by helper")
 	if s := i.awaitReady(1); s.Workers[0].Worker != 1 {
 		t.Errorf("worker %d is ready, want 1", s.Workers[0].Worker)
 	}
 }
 
 func TestStopLeavesNoProcessEvenOfWorkersThatDoNotListen(t *testing.T) {
-	i := runReal(t, Config{Workers: 2, Policy: Policy{DrainTimeout: 300 * time.Millisecond}}, "deaf")
+	i := runReal(t, Config{Settings: Settings{Workers: 2, Policy: Policy{DrainTimeout: 300 * time.Millisecond}}}, "deaf")
 	s := i.awaitReady(2)
 	if err := i.Stop(context.Background()); err != nil {
 		t.Fatal(err)
@@ -274,7 +275,7 @@ func TestStopLeavesNoProcessEvenOfWorkersThatDoNotListen(t *testing.T) {
 }
 
 func TestRespawnsLeaveNoGoroutineAndNoDescriptor(t *testing.T) {
-	i := runReal(t, Config{Workers: 2}, "serve")
+	i := runReal(t, Config{Settings: Settings{Workers: 2}}, "serve")
 	i.awaitReady(2)
 	kill := func(n int) {
 		for range n {

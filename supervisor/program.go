@@ -19,8 +19,6 @@ type Program struct {
 	Args []string
 	// Environ is the operator's environment, cleaned of everything of ours.
 	Environ []string
-	// Notify is NOTIFY_SOCKET for the workers.
-	Notify string
 }
 
 // launch is one worker's command line, environment and descriptors.
@@ -47,7 +45,7 @@ func (cfg *Config) launch(who scoreboard.Identity, workers int) launch {
 	}
 	maps.Copy(env, map[string]string{
 		notify.RoleVariable:             notify.RoleWorker, // taken off by the start step, which also adds LISTEN_PID
-		notify.SocketVariable:           cfg.Program.Notify,
+		notify.SocketVariable:           cfg.Notify,
 		notify.FDsVariable:              fmt.Sprint(len(names)),
 		notify.NamesVariable:            strings.Join(names, ":"),
 		notify.WorkerInstanceVariable:   cfg.Instance,

@@ -26,8 +26,8 @@ func TestSharesAreThoseOfTheWholeInstance(t *testing.T) {
 }
 
 func TestEnvironmentHoldsEachVariableOnceAndOursWin(t *testing.T) {
-	cfg := Config{Instance: "i", Program: Program{Path: "/p", Args: []string{"app"}, Notify: "@n",
-		Environ: []string{"PATH=/bin", "GOMAXPROCS=64", "REVENANT_SLOT=9", "broken"}}}
+	cfg := Config{Instance: "i", Notify: "@n", Settings: Settings{Program: Program{Path: "/p", Args: []string{"app"},
+		Environ: []string{"PATH=/bin", "GOMAXPROCS=64", "REVENANT_SLOT=9", "broken"}}}}
 	l := cfg.launch(scoreboard.Identity{Worker: 3, Slot: 1, Generation: 2}, 2)
 	want := []string{"GOMAXPROCS=1", "LISTEN_FDNAMES=", "LISTEN_FDS=0", "NOTIFY_SOCKET=@n", "PATH=/bin",
 		"REVENANT_GENERATION=2", "REVENANT_INSTANCE=i", "REVENANT_SLOT=1", "REVENANT_WORKER=3", "X_REVENANT_ROLE=worker"}

@@ -33,6 +33,8 @@ type Status struct {
 	Listeners []string       `json:"listeners"`
 	Requests  uint64         `json:"requests"` // answered, over all workers that ever were
 	Workers   []WorkerStatus `json:"workers"`
+	// Operation is what somebody is changing just now; nil mostly.
+	Operation *OperationStatus `json:"operation,omitempty"`
 }
 
 // Healthy tells whether the instance can serve: at least one worker is ready, be
@@ -106,7 +108,7 @@ func (m *Master) status(now time.Time) Status {
 		Ready: m.countReady(), Desired: len(m.seats), KeeperPID: m.cfg.KeeperPID, MasterPID: os.Getpid(), Orphans: len(m.orphans), Since: m.began,
 		Listeners: []string{}, Workers: make([]WorkerStatus, 0, len(m.seats)),
 	}
-	s.State = m.stateWord(s.Ready)
+	s.State, s.Operation = m.stateWord(s.Ready), m.operationStatus()
 	for _, socket := range m.cfg.Sockets {
 		s.Listeners = append(s.Listeners, socket.Bound().String())
 	}
@@ -254,15 +256,17 @@ func (m *Master) killWorker(id uint64, sig unix.Signal) error {
 // maxWorkers bounds a slip of the finger; it is the same as for --workers.
 const maxWorkers = 512
 
-func (m *Master) scale(n int) error {
-	if m.phase != running {
-		return errors.New("cannot change the number of workers: the instance is stopping")
-	}
+func (m *Master) scale(n int, who string) error {
 	if n < 1 || n > maxWorkers {
 		return fmt.Errorf("cannot run %d workers: from 1 to %d are possible", n, maxWorkers)
+	}
+	op, err := m.begin(opScale, who)
+	if err != nil {
+		return fmt.Errorf("cannot change the number of workers to %d: %w", n, err)
 	}
 	m.state.setSize(n)
 	m.publish(event.Event{Kind: event.WorkersChanged, Count: n})
 	m.resize(n)
+	m.finish(op, nil)
 	return nil
 }

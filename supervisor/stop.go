@@ -37,16 +37,16 @@ func (m *Master) signal(s os.Signal) {
 		}
 		m.stop("SIG" + signalName(s.(unix.Signal)))
 	case unix.SIGTTIN:
-		m.scaleBy(+1)
+		m.scaleBy(+1, "SIGTTIN")
 	case unix.SIGTTOU:
-		m.scaleBy(-1)
+		m.scaleBy(-1, "SIGTTOU")
 	default:
 		m.publish(event.Event{Kind: event.SignalIgnored, Message: "SIG" + signalName(s.(unix.Signal)) + " has no meaning here; see revenant run --help"})
 	}
 }
 
-func (m *Master) scaleBy(d int) {
-	if err := m.scale(len(m.seats) + d); err != nil {
+func (m *Master) scaleBy(d int, who string) {
+	if err := m.scale(len(m.seats)+d, who); err != nil {
 		m.publish(event.Event{Kind: event.Warning, Message: err.Error()})
 	}
 }
@@ -56,8 +56,11 @@ func (m *Master) stop(why string) {
 	if m.phase != running {
 		return
 	}
-	m.phase = emptying
+	m.phase, m.stopping = emptying, why
 	m.publish(event.Event{Kind: event.InstanceStopping, Message: why})
+	if m.operation != nil {
+		m.finish(m.operation, &StoppingError{why})
+	}
 	m.platform.tell(stoppingNotice...)
 	limit := emptyLimit
 	if m.countReady() == 0 {

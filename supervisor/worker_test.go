@@ -127,8 +127,11 @@ func superviseAway() int {
 		return 9
 	}
 	m, err := New(Config{
-		Workers: 2, Generation: 1, Lifeline: -1, Policy: Policy{DrainTimeout: 5 * time.Second},
-		Program: testProgram("", os.Getenv(behaviourVariable), os.Getenv(notesVariable), server.Address()),
+		Generation: 1, Lifeline: -1, Notify: server.Address(),
+		Settings: Settings{
+			Workers: 2, Policy: Policy{DrainTimeout: 5 * time.Second},
+			Program: testProgram("", os.Getenv(behaviourVariable), os.Getenv(notesVariable)),
+		},
 	}, nil, server, nil)
 	if err != nil {
 		return 9

@@ -70,7 +70,7 @@ func supervise(o instanceOptions, in inheritance, signals <-chan os.Signal) erro
 		return err
 	}
 	defer workers.Close()
-	cfg.Program = builtIn(o, workers.Address())
+	cfg.Notify = workers.Address()
 	m, err := supervisor.New(cfg, in.stored, workers, in.keeper)
 	if err != nil {
 		return err
@@ -90,25 +90,52 @@ func supervise(o instanceOptions, in inheritance, signals <-chan os.Signal) erro
 func configure(o instanceOptions, in inheritance, log *slog.Logger) (supervisor.Config, error) {
 	host := cgroup.Self()
 	cpus, memory := host.CPUs(), host.Memory()
-	n, why := o.workers.Workers(cpus)
 	for _, err := range append(cpus.Ignored, memory.Ignored...) {
 		log.Warn("cgroup file ignored", "err", err)
 	}
+	settings, why := masterSettings(o, cpus, memory)
 	sockets, err := openSockets(o, in.stored)
 	if err != nil {
 		return supervisor.Config{}, err
 	}
 	log.Info("instance starts", "instance", in.instance, "name", o.name, "generation", in.generation, "listen", bound(sockets),
-		"workers", n, "why", why, "control", controlSocket(o.dir))
+		"workers", settings.Workers, "why", why, "control", controlSocket(o.dir))
 	if memory.KilledTogether {
 		log.Warn("memory.oom.group is set: one worker that runs out of memory ends the whole container", "limit", memory.Rule)
 	}
 	return supervisor.Config{
+		Settings: settings, Reread: rereader(o, settings.Workers),
 		Instance: in.instance, Name: o.name, Version: version(), Generation: in.generation, KeeperPID: in.keeperPID,
-		Workers: n, Policy: o.policy, Chaos: o.chaos, Sockets: sockets, Lifeline: named(in.stored, lifelineName),
+		Sockets: sockets, Lifeline: named(in.stored, lifelineName),
+	}, nil
+}
+
+// masterSettings is what a reload may change, and why there are so many workers.
+func masterSettings(o instanceOptions, cpus cgroup.CPUs, memory cgroup.Memory) (s supervisor.Settings, why string) {
+	n, why := o.workers.Workers(cpus)
+	return supervisor.Settings{
+		Workers: n, Policy: o.policy, Chaos: o.chaos, Program: builtIn(o),
 		Procs:  func(n int) []int { return o.workers.Procs(cpus, n) },
 		Memory: memory.Share,
-	}, nil
+	}, why
+}
+
+// rereader reads the settings again: the command line stays what it was, and the
+// CPUs and the memory that we may use are asked anew.
+func rereader(o instanceOptions, workers int) func() (supervisor.Settings, []string, error) {
+	return func() (supervisor.Settings, []string, error) {
+		again, err := readOptions(o.settings)
+		if err != nil {
+			return supervisor.Settings{}, nil, err
+		}
+		host := cgroup.Self()
+		s, why := masterSettings(again, host.CPUs(), host.Memory())
+		var changed []string
+		if s.Workers != workers {
+			changed = append(changed, fmt.Sprintf("workers: %d → %d (%s)", workers, s.Workers, why))
+		}
+		return s, changed, nil
+	}
 }
 
 func bound(sockets []*listen.Socket) string {
@@ -153,7 +180,7 @@ func openSocket(address listen.Address, kept int) (*listen.Socket, error) {
 }
 
 // builtIn is the built-in application, as workers run it.
-func builtIn(o instanceOptions, notifySocket string) supervisor.Program {
+func builtIn(o instanceOptions) supervisor.Program {
 	args := []string{"app"}
 	if o.chaos {
 		args = append(args, "--chaos")
@@ -164,7 +191,7 @@ func builtIn(o instanceOptions, notifySocket string) supervisor.Program {
 	if o.logFormat != "auto" {
 		args = append(args, "--log-format="+o.logFormat)
 	}
-	return supervisor.Program{Path: "/proc/self/exe", Args: args, Environ: workerEnviron(os.Environ()), Notify: notifySocket}
+	return supervisor.Program{Path: "/proc/self/exe", Args: args, Environ: workerEnviron(os.Environ())}
 }
 
 // workerEnviron is the operator's environment without anything of ours: what the

@@ -26,6 +26,10 @@ const (
 	InstanceReady    Kind = "instance.ready"
 	InstanceDegraded Kind = "instance.degraded"
 	InstanceStopping Kind = "instance.stopping"
+	OperationStarted Kind = "operation.started"
+	OperationStep    Kind = "operation.step"
+	OperationDone    Kind = "operation.done"
+	OperationFailed  Kind = "operation.failed"
 	WorkersChanged   Kind = "workers.changed"
 	WorkerStarted    Kind = "worker.started"
 	WorkerReady      Kind = "worker.ready"
@@ -50,6 +54,11 @@ type Event struct {
 	Worker     uint64    `json:"worker,omitempty"`
 	PID        int       `json:"pid,omitempty"`
 	Message    string    `json:"message,omitempty"`
+	// Operation is the number of what an operator changes (reload, restart, ...),
+	// unique within a generation, on its own events.
+	Operation uint64 `json:"operation,omitempty"`
+	// Former is the worker whose place Worker takes.
+	Former uint64 `json:"former,omitempty"`
 	// Start tells, in milliseconds, how long a worker took from fork to ready.
 	Start float64 `json:"start_ms,omitempty"`
 	// Exit is set on WorkerExited.
@@ -86,7 +95,7 @@ func (e Event) Level() slog.Level {
 		if e.Exit != nil && !e.Planned {
 			return slog.LevelWarn
 		}
-	case WorkerBackoff, InstanceDegraded, Lost, Warning, ChaosRefused, SignalIgnored:
+	case WorkerBackoff, InstanceDegraded, Lost, Warning, ChaosRefused, SignalIgnored, OperationFailed:
 		return slog.LevelWarn
 	case WorkerStarted, WorkerStopping, MasterReady:
 		return slog.LevelDebug
@@ -106,6 +115,9 @@ func (e Event) Attrs() []slog.Attr {
 	if e.Worker != 0 {
 		attrs = append(attrs, slog.Uint64("worker", e.Worker))
 	}
+	if e.Former != 0 {
+		attrs = append(attrs, slog.Uint64("former", e.Former))
+	}
 	if e.PID != 0 {
 		attrs = append(attrs, slog.Int("pid", e.PID))
 	}
@@ -123,6 +135,9 @@ func (e Event) Attrs() []slog.Attr {
 	}
 	if e.Count != 0 {
 		attrs = append(attrs, slog.Int("count", e.Count))
+	}
+	if e.Operation != 0 {
+		attrs = append(attrs, slog.Uint64("operation", e.Operation))
 	}
 	if e.Message != "" && e.Kind != Warning {
 		attrs = append(attrs, slog.String("why", e.Message))
