@@ -17,6 +17,7 @@ type child struct {
 	n       int // slot
 	pid     int
 	board   *scoreboard.Board
+	output  *workerOutput
 	started time.Time
 	ready   time.Time // zero until it said READY
 
@@ -46,8 +47,16 @@ func (m *Master) start(s *seat) error {
 	if err != nil {
 		return err
 	}
-	c := &child{id: id, n: s.n, board: board, started: time.Now()}
-	pid, wait, err := m.platform.start(m.cfg.launch(who, m.size))
+	out, ends, err := m.openOutput(who)
+	if err != nil {
+		_ = board.Close()
+		return err
+	}
+	c := &child{id: id, n: s.n, board: board, output: out, started: time.Now()}
+	l := m.cfg.launch(who, m.size)
+	l.prints(ends)
+	pid, wait, err := m.platform.start(l)
+	m.outputBegins(out, who, ends, err)
 	if err != nil {
 		_ = board.Close()
 		return err
@@ -58,7 +67,11 @@ func (m *Master) start(s *seat) error {
 	s.starts++
 	s.worker, m.children[id], m.byPID[pid] = c, c, c
 	// Ends with the worker; Run takes every exit before it returns.
-	go func() { m.exits <- exit{id, wait()} }()
+	go func() {
+		status := wait()
+		out.end()
+		m.exits <- exit{id, status}
+	}()
 	m.publish(m.about(c, event.WorkerStarted))
 	return nil
 }
@@ -142,6 +155,7 @@ func (m *Master) exited(x exit) {
 	last := c.board.Snapshot()
 	m.state.addTotals(last)
 	m.platform.remove(boardName(c.id))
+	m.forgetOutput(c.output)
 	_ = c.board.Close()
 
 	e := m.about(c, event.WorkerExited)

@@ -24,6 +24,7 @@
 //	inbox.go              what workers say and ask
 //	stop.go               the end without resets
 //	orphan.go, state.go   what outlives a master: workers, and a page of numbers
+//	output.go             what workers print: pipes, and the ring of lines
 //	status.go             what the outside may see and wish
 //	platform.go           the only place that makes system calls about processes
 //
@@ -32,6 +33,7 @@
 //	goroutine            started by   ends when                      waited for by
 //	Run                  the caller   every worker is gone           the caller
 //	one per worker       start        the worker has been reaped     Run, at its exit
+//	two per worker       start        its pipe does, or the worker   the one above
 //	watchInbox           Run          the notify server is closed    nobody; it holds nothing
 //	emptying the queues  stop         within a second                Run
 //	one per orphan       New          the orphan, or Run, has ended  nobody; it holds its pidfd

@@ -54,7 +54,7 @@ func (w *fakeWorld) platform() platform {
 		kill:     w.kill,
 		parent:   func(int) int { return 0 },
 		oomKills: func() uint64 { w.mu.Lock(); defer w.mu.Unlock(); return w.oom },
-		store:    func(name string, _ int) { w.mu.Lock(); defer w.mu.Unlock(); w.kept[name] = true },
+		store:    func(name string, _ ...int) { w.mu.Lock(); defer w.mu.Unlock(); w.kept[name] = true },
 		remove:   func(name string) { w.mu.Lock(); defer w.mu.Unlock(); delete(w.kept, name) },
 		tell:     func(state ...string) { w.mu.Lock(); defer w.mu.Unlock(); w.told = append(w.told, state...) },
 		inbox:    &w.mail,

@@ -13,6 +13,7 @@ import (
 	"revenant/supervisor/event"
 	"revenant/supervisor/listen"
 	"revenant/supervisor/notify"
+	"revenant/supervisor/output"
 	"revenant/worker/scoreboard"
 )
 
@@ -61,6 +62,7 @@ type Master struct {
 	cfg      Config
 	platform platform
 	events   *event.Bus
+	output   *output.Ring
 	state    *statePage
 	board    func(scoreboard.Identity) (*scoreboard.Board, error)
 
@@ -119,14 +121,14 @@ func New(cfg Config, stored []notify.NamedFile, workers *notify.Server, keeper *
 		m.platform.store(s.Name().String(), s.FD())
 	}
 	m.events.Continue(m.state.newestEvent())
-	m.adoptBoards(stored)
+	m.adoptBoards(stored, m.adoptOutputs(stored))
 	return m, nil
 }
 
 func newMaster(cfg Config, p platform) *Master {
 	cfg.Settings = cfg.Settings.withDefaults()
 	return &Master{
-		cfg: cfg, platform: p, events: new(event.Bus), state: new(statePage), board: scoreboard.Create,
+		cfg: cfg, platform: p, events: new(event.Bus), output: output.NewRing(outputKept), state: new(statePage), board: scoreboard.Create,
 		children: make(map[uint64]*child), byPID: make(map[int]*child), orphans: make(map[uint64]*orphan),
 		commands: make(chan func()), exits: make(chan exit), inbox: make(chan struct{}),
 		emptied: make(chan struct{}), done: make(chan struct{}), hurry: func() {},

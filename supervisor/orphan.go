@@ -15,13 +15,14 @@ import (
 // parent now, asks it to drain once our generation is committed, and reaps it.
 // We see its board and its end, not its exit status.
 type orphan struct {
-	board *scoreboard.Board
+	board  *scoreboard.Board
+	output *workerOutput
 }
 
 // adoptBoards opens the boards that the keeper kept. A page is only a hint: the
 // worker could have written another pid into it, so one that is not the
 // keeper's child is taken as gone.
-func (m *Master) adoptBoards(stored []notify.NamedFile) {
+func (m *Master) adoptBoards(stored []notify.NamedFile, outputs map[uint64]*workerOutput) {
 	for _, f := range stored {
 		if !strings.HasPrefix(f.Name, "board-") {
 			continue
@@ -31,7 +32,7 @@ func (m *Master) adoptBoards(stored []notify.NamedFile) {
 			m.platform.remove(f.Name)
 			continue
 		}
-		o := &orphan{board}
+		o := &orphan{board, outputs[board.Identity().Worker]}
 		m.orphans[board.Identity().Worker] = o
 		pidfd, err := unix.PidfdOpen(board.PID(), 0)
 		if err != nil || m.platform.parent(board.PID()) != m.cfg.KeeperPID {
@@ -44,6 +45,7 @@ func (m *Master) adoptBoards(stored []notify.NamedFile) {
 		// Ends with the orphan, or with this process: the keeper outlives neither.
 		go func() {
 			awaitPidfd(pidfd, readable)
+			o.output.end()
 			m.send(func() { m.buried(o) })
 		}()
 	}

@@ -19,6 +19,8 @@ import (
 type platform struct {
 	// start runs a worker. wait returns once it has ended, its process group has
 	// been killed, and it was reaped; it is called once, from a goroutine.
+	// pipe is for what a worker prints; nil lets it print where we do.
+	pipe  func() (r, w int, err error)
 	start func(launch) (pid int, wait func() unix.WaitStatus, err error)
 	// kill sends a signal to a process, or to a group (negative). One that has
 	// gone is no error.
@@ -29,7 +31,7 @@ type platform struct {
 	oomKills func() uint64
 	// store and remove hand descriptors to the keeper and take them back; tell
 	// sends it assignments.
-	store  func(name string, fd int)
+	store  func(name string, fds ...int)
 	remove func(name string)
 	tell   func(state ...string)
 	inbox  inbox
@@ -43,6 +45,7 @@ type inbox interface {
 
 func systemPlatform(workers *notify.Server, keeper *notify.Client) platform {
 	return platform{
+		pipe:   systemPipe,
 		start:  startProcess,
 		kill:   func(pid int, sig unix.Signal) { _ = unix.Kill(pid, sig) },
 		parent: parentOf,
@@ -52,7 +55,7 @@ func systemPlatform(workers *notify.Server, keeper *notify.Client) platform {
 		},
 		// The keeper lives as long as we do or our lifeline ends: an error here is
 		// the beginning of that end, and not ours to handle.
-		store:  func(name string, fd int) { _ = keeper.SendFiles([]int{fd}, notify.StoreFD, notify.FDName(name)) },
+		store:  func(name string, fds ...int) { _ = keeper.SendFiles(fds, notify.StoreFD, notify.FDName(name)) },
 		remove: func(name string) { _ = keeper.Send(notify.RemoveFD, notify.FDName(name)) },
 		tell:   func(state ...string) { _ = keeper.Send(state...) },
 		inbox:  workers,

@@ -19,6 +19,9 @@ type Program struct {
 	Args []string
 	// Environ is the operator's environment, cleaned of everything of ours.
 	Environ []string
+	// LogPassthrough lets workers print where the master does, untouched; else what
+	// they print is taken line by line.
+	LogPassthrough bool
 }
 
 // launch is one worker's command line, environment and descriptors.

@@ -30,7 +30,7 @@ const (
 )
 
 // openState maps the page that the keeper kept, or makes one and hands it over.
-func openState(stored []notify.NamedFile, store func(name string, fd int)) (*statePage, error) {
+func openState(stored []notify.NamedFile, store func(name string, fds ...int)) (*statePage, error) {
 	for _, f := range stored {
 		if f.Name == stateName {
 			return mapState(f.FD)

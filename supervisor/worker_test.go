@@ -76,6 +76,8 @@ func behave(how string) int {
 		_ = os.Setenv(behaviourVariable, how)
 		helper("/proc/self/exe")
 		return serveUntil(signals, nil)
+	case "print", "print and go on", "flood":
+		return printing(how, signals, master)
 	case "eat memory":
 		_ = os.WriteFile(os.Getenv(behaviourVariable), []byte("serve"), 0o600)
 		_ = master.Send(notify.Ready)

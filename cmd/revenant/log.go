@@ -30,9 +30,14 @@ func newLogger(format, component string) *slog.Logger {
 	return log
 }
 
+// inJSON tells whether the log is for programs.
+func inJSON(format string) bool {
+	return format == "json" || format == "auto" && !isatty.IsTerminal(os.Stderr.Fd())
+}
+
 func newHandler(to io.Writer, format string) slog.Handler {
 	tty := isatty.IsTerminal(os.Stderr.Fd())
-	if format == "json" || format == "auto" && !tty {
+	if inJSON(format) {
 		return slog.NewJSONHandler(to, &slog.HandlerOptions{Level: slog.LevelInfo})
 	}
 	return tint.NewHandler(to, &tint.Options{
@@ -54,12 +59,15 @@ type asyncWriter struct {
 	to    io.Writer
 	lines chan line
 	lost  atomic.Int64
+	torn  bool // what was written last ended within a line; drain's own
 }
 
-// line is what to write, or with done only a place in the queue.
+// line is what to write, or with done only a place in the queue. It may be many
+// lines: count.
 type line struct {
-	text []byte
-	done chan<- struct{}
+	text  []byte
+	count int64
+	done  chan<- struct{}
 }
 
 // begin starts the goroutine. It is called before the writer is shared, and
@@ -79,25 +87,32 @@ func (w *asyncWriter) Write(p []byte) (int, error) {
 		return w.to.Write(p)
 	}
 	select {
-	case w.lines <- line{text: bytes.Clone(p)}:
+	case w.lines <- line{text: bytes.Clone(p), count: 1}:
 	default:
 		w.lost.Add(1)
 	}
 	return len(p), nil
 }
 
+// writeAll writes many lines at once and waits until that was done, however long
+// it takes. The text is the caller's again afterwards.
+func (w *asyncWriter) writeAll(text []byte, count int) {
+	if w.lines == nil {
+		_, _ = w.to.Write(text)
+		return
+	}
+	done := make(chan struct{})
+	w.lines <- line{text, int64(count), done}
+	<-done
+}
+
 func (w *asyncWriter) drain(notice slog.Handler) {
 	writeInBackground()
 	noticed := time.Now()
 	for l := range w.lines {
-		if l.text != nil {
-			if _, err := w.to.Write(l.text); err != nil {
-				w.lost.Add(1)
-				continue
-			}
-		}
-		// Writing works. What was lost is told behind what was waiting.
-		if len(w.lines) == 0 || l.done != nil || time.Since(noticed) > noticeAfter {
+		works := w.put(l)
+		// What was lost is told behind what was waiting.
+		if works && (len(w.lines) == 0 || l.done != nil || time.Since(noticed) > noticeAfter) {
 			noticed = time.Now()
 			w.tell(w.lost.Swap(0), notice)
 		}
@@ -105,6 +120,26 @@ func (w *asyncWriter) drain(notice slog.Handler) {
 			close(l.done)
 		}
 	}
+}
+
+// put writes lines and tells whether that worked. A full disk may take the half of
+// one; it is ended before the next.
+func (w *asyncWriter) put(l line) bool {
+	if l.text == nil {
+		return true
+	}
+	text := l.text
+	if w.torn {
+		text = append([]byte{'\n'}, text...)
+	}
+	n, err := w.to.Write(text)
+	if n > 0 {
+		w.torn = text[n-1] != '\n'
+	}
+	if err != nil {
+		w.lost.Add(l.count)
+	}
+	return err == nil
 }
 
 // writeInBackground makes the caller's goroutine one that a terminal with "stty

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -41,7 +40,7 @@ func main() {
 	role := takeRole()
 	err := command(role).Execute()
 	if err != nil && !errors.Is(err, errSilent) {
-		fmt.Fprintln(stderr, "revenant:", strings.ReplaceAll(err.Error(), "\n", "\nrevenant: "))
+		fmt.Fprintln(stderr, "revenant:", err)
 	}
 	stderr.flush()
 	os.Exit(exitCode(err))

@@ -33,7 +33,7 @@ type inheritance struct {
 }
 
 // runMaster is the supervising process of one generation.
-func runMaster(s *settings) error {
+func runMaster(o instanceOptions) error {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTTIN, syscall.SIGTTOU,
 		syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
@@ -41,7 +41,7 @@ func runMaster(s *settings) error {
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(50)
 	in := inherit()
-	err := begin(s, in, signals)
+	err := supervise(o, in, signals)
 	if err != nil && in.generation == 1 {
 		// The end of the instance and not a death: the keeper shall not try again. A
 		// later master leaves that to Run, which says it for what ends an instance;
@@ -59,44 +59,8 @@ func inherit() inheritance {
 	return in
 }
 
-func begin(s *settings, in inheritance, signals <-chan os.Signal) error {
-	o, leftOut, err := in.readOptions(s)
-	if err != nil {
-		return err
-	}
+func supervise(o instanceOptions, in inheritance, signals <-chan os.Signal) error {
 	log := newLogger(o.logFormat, "master")
-	for _, err := range leftOut {
-		log.Warn("setting left out: this version does not understand it", "err", err)
-	}
-	return supervise(o, in, log, signals)
-}
-
-// readOptions reads the settings of a master: the same command line and
-// environment as the keeper had, and the file and the token as the keeper keeps
-// them. What a later master cannot understand is left out, for workers serve that
-// it must not leave alone.
-func (in inheritance) readOptions(s *settings) (o instanceOptions, leftOut []error, err error) {
-	text, err := in.text(keptConfiguration)
-	if err != nil {
-		return o, nil, err
-	}
-	token, err := in.text(keptToken)
-	if err != nil {
-		return o, nil, err
-	}
-	s.openFile(text)
-	s.token = string(token)
-	if o, err = readOptions(s); err != nil && in.generation > 1 {
-		leftOut = s.forgive(err)
-		o, err = readOptions(s)
-	}
-	if fd := named(in.stored, keptToken); fd >= 0 {
-		o.tokenPath = memoryPath(fd)
-	}
-	return o, leftOut, err
-}
-
-func supervise(o instanceOptions, in inheritance, log *slog.Logger, signals <-chan os.Signal) error {
 	cfg, err := configure(o, in, log)
 	if err != nil {
 		return err
@@ -111,6 +75,7 @@ func supervise(o instanceOptions, in inheritance, log *slog.Logger, signals <-ch
 	if err != nil {
 		return err
 	}
+	defer logOutput(o.logFormat, log, m.Output())()
 	defer logEvents(log, m.Events())()
 	closeControl, err := serveControl(o, in, m, log)
 	if err != nil {
@@ -200,7 +165,8 @@ func openSockets(o instanceOptions, stored []notify.NamedFile) ([]*listen.Socket
 			for _, s := range sockets {
 				_ = s.Unlink()
 			}
-			return nil, fmt.Errorf("%s %w", o.settings.source("listen", address.String()), err)
+			_, source := o.settings.get("listen")
+			return nil, fmt.Errorf("%s %w", source, err)
 		}
 		sockets = append(sockets, s)
 	}
@@ -220,13 +186,13 @@ func builtIn(o instanceOptions) supervisor.Program {
 	if o.chaos {
 		args = append(args, "--chaos")
 	}
-	if o.token != "" {
-		args = append(args, "--chaos-token-file="+o.tokenPath)
+	if o.tokenFile != "" {
+		args = append(args, "--chaos-token-file="+o.tokenFile)
 	}
-	if o.logFormat != "auto" {
+	if o.logPass && o.logFormat != "auto" { // else we write what it says, and it says it in JSON
 		args = append(args, "--log-format="+o.logFormat)
 	}
-	return supervisor.Program{Path: "/proc/self/exe", Args: args, Environ: workerEnviron(os.Environ())}
+	return supervisor.Program{Path: "/proc/self/exe", Args: args, Environ: workerEnviron(os.Environ()), LogPassthrough: o.logPass}
 }
 
 // workerEnviron is the operator's environment without anything of ours: what the

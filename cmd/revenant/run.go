@@ -38,19 +38,17 @@ func runCommand(master bool) *cobra.Command {
 		Long:  runLong,
 		Example: `  revenant run --chaos
   revenant run --listen tcp://127.0.0.1:3001 --name two --workers auto/2
-  revenant run --listen unix:/run/app.sock
-  revenant run --config /etc/revenant.toml`,
+  revenant run --listen unix:/run/app.sock`,
 	}
 	c.SetUsageTemplate(c.UsageTemplate() + runTables)
 	s := addOptions(c.Flags(), runOptions...)
 	c.RunE = func(*cobra.Command, []string) error {
-		if master {
-			return runMaster(s)
-		}
-		s.openFile(nil)
 		o, err := readOptions(s)
 		if err != nil {
 			return err
+		}
+		if master {
+			return runMaster(o)
 		}
 		return runKeeper(o)
 	}
@@ -76,16 +74,15 @@ func runKeeper(o instanceOptions) error {
 	if err != nil {
 		return fmt.Errorf("cannot name the instance: %w", err)
 	}
-	kept, err := keepFiles(o)
+	args, err := keepToken(o, os.Args[1:])
 	if err != nil {
 		return err
 	}
 	log := newLogger(o.logFormat, "keeper").With("instance", id)
 	return exitWith(keeper.Run(keeper.Config{
 		Instance:     id.String(),
-		Args:         os.Args[1:],
+		Args:         args,
 		Environ:      os.Environ(),
-		Stored:       kept,
 		DrainTimeout: o.policy.DrainTimeout,
 		Logger:       log,
 	}))

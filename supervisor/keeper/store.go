@@ -12,7 +12,7 @@ import (
 
 // Limits of the store: the names must fit in one variable of the environment, 128 KiB.
 const (
-	maxStored = 1024
+	maxStored = 4096
 	maxName   = 255 // by the protocol
 	maxNames  = 96 << 10
 )

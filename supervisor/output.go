@@ -1,0 +1,249 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"revenant/supervisor/notify"
+	"revenant/supervisor/output"
+	"revenant/worker/scoreboard"
+)
+
+// What workers print comes through two pipes for each. Their read ends are at the
+// keeper too, so that a worker neither dies of SIGPIPE nor stops when a master
+// dies: what it prints meanwhile waits in the pipe for the next one. A pipe is
+// always read; what nobody takes from us in time is overwritten in the ring.
+
+const (
+	// outputKept is how much of what workers print is kept for late readers.
+	outputKept = 4 << 20
+	// pipeSize is what a worker may print while there is no master. The kernel may
+	// allow less.
+	pipeSize = 256 << 10
+)
+
+var streams = [...]output.Stream{output.Stdout, output.Stderr}
+
+// workerOutput is what the master has of a worker's pipes. A nil one is that of a
+// worker which prints where we do.
+type workerOutput struct {
+	name   string // at the keeper
+	read   []*os.File
+	tail   output.Tail
+	closed sync.WaitGroup
+}
+
+// outputName says whose pipes a descriptor at the keeper is.
+func outputName(w scoreboard.Identity) string {
+	return fmt.Sprintf("output-%d-%d-%d", w.Worker, w.Slot, w.Generation)
+}
+
+func readOutputName(name string) (w scoreboard.Identity, ok bool) {
+	n, err := fmt.Sscanf(name, "output-%d-%d-%d", &w.Worker, &w.Slot, &w.Generation)
+	return w, n == 3 && err == nil
+}
+
+// Output is the ring of what workers print, for any goroutine.
+func (m *Master) Output() *output.Ring { return m.output }
+
+// openOutput makes a worker's pipes and hands their read ends to the keeper,
+// before the worker can write into them. outputBegins must be called.
+func (m *Master) openOutput(who scoreboard.Identity) (*workerOutput, [2]int, error) {
+	ends := [2]int{1, 2}
+	if m.platform.pipe == nil || m.cfg.Program.LogPassthrough {
+		return nil, ends, nil
+	}
+	o := &workerOutput{name: outputName(who)}
+	var fds []int
+	for i := range streams {
+		r, w, err := m.platform.pipe()
+		if err != nil {
+			o.close()
+			closeAll(ends[:i])
+			return nil, ends, fmt.Errorf("cannot make the pipes for its output: %w", err)
+		}
+		o.read, ends[i] = append(o.read, os.NewFile(uintptr(r), o.name)), w
+		fds = append(fds, r)
+	}
+	m.platform.store(o.name, fds...)
+	return o, ends, nil
+}
+
+// systemPipe is a pipe whose reader does not wait.
+func systemPipe() (r, w int, err error) {
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		return -1, -1, err
+	}
+	_, _ = unix.FcntlInt(uintptr(p[0]), unix.F_SETPIPE_SZ, pipeSize)
+	_ = unix.SetNonblock(p[0], true)
+	return p[0], p[1], nil
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		_ = unix.Close(fd)
+	}
+}
+
+// prints puts a worker's output where the ends say, unless it was given something
+// else in that place.
+func (l *launch) prints(ends [2]int) {
+	for i, end := range ends {
+		if l.files[i+1] == uintptr(i+1) {
+			l.files[i+1] = uintptr(end)
+		}
+	}
+}
+
+// outputBegins closes our copies of what the worker writes to, and reads it when there
+// is a worker.
+func (m *Master) outputBegins(o *workerOutput, who scoreboard.Identity, ends [2]int, err error) {
+	if o == nil {
+		return
+	}
+	closeAll(ends[:])
+	if err != nil {
+		m.platform.remove(o.name)
+		o.close()
+		return
+	}
+	m.listenTo(o, who)
+}
+
+// listenTo reads a worker's pipes until their writers have closed them or end is
+// called.
+func (m *Master) listenTo(o *workerOutput, who scoreboard.Identity) {
+	for i, f := range o.read {
+		p := &outputPipe{file: f, ring: m.output, tail: &o.tail,
+			source: output.Source{Worker: who.Worker, Slot: who.Slot, Generation: who.Generation, Stream: streams[i]}}
+		o.closed.Go(p.read) // ends as listenTo says
+	}
+}
+
+// end reads what the worker left in its pipes and closes them. It is called when
+// the worker has been reaped, from the goroutine that waited for it.
+func (o *workerOutput) end() {
+	if o == nil {
+		return
+	}
+	for _, f := range o.read {
+		_ = f.SetReadDeadline(time.Unix(1, 0))
+	}
+	o.closed.Wait()
+}
+
+func (o *workerOutput) close() {
+	for _, f := range o.read {
+		_ = f.Close()
+	}
+}
+
+// lastLines is what the worker printed last, harmless to show; none of a worker
+// that prints where we do. After end it is complete.
+func (o *workerOutput) lastLines() []string {
+	if o == nil {
+		return nil
+	}
+	return o.tail.Lines()
+}
+
+// outputPipe is one stream of a worker.
+type outputPipe struct {
+	file   *os.File
+	split  output.Splitter
+	source output.Source
+	ring   *output.Ring
+	tail   *output.Tail
+}
+
+func (p *outputPipe) read() {
+	defer p.file.Close()
+	defer p.split.End(p.add)
+	for {
+		space := p.split.Space()
+		n, err := p.file.Read(space)
+		if n > 0 {
+			p.split.Took(n, p.add)
+		}
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			p.readRest()
+			return
+		case err != nil:
+			return
+		case n == len(space):
+			runtime.Gosched() // a chatty worker does not keep the loop waiting
+		}
+	}
+}
+
+// readRest takes what is in the pipe. A process that has left the worker's group
+// may still write: more than a pipe holds is not waited for.
+func (p *outputPipe) readRest() {
+	raw, err := p.file.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		for left := pipeSize; left > 0; {
+			n, err := unix.Read(int(fd), p.split.Space())
+			if err == unix.EINTR {
+				continue
+			}
+			if n <= 0 {
+				return
+			}
+			p.split.Took(n, p.add)
+			left -= n
+		}
+	})
+}
+
+func (p *outputPipe) add(text []byte, size int) {
+	p.tail.Add(text)
+	p.ring.Add(output.Line{Source: p.source, Time: time.Now(), Text: text, Size: size})
+}
+
+// forgetOutput takes a dead worker's pipes back from the keeper.
+func (m *Master) forgetOutput(o *workerOutput) {
+	if o != nil {
+		m.platform.remove(o.name)
+	}
+}
+
+// adoptOutputs goes on to read what orphans print, where the dead master stopped.
+// It returns the pipes by worker.
+func (m *Master) adoptOutputs(stored []notify.NamedFile) map[uint64]*workerOutput {
+	adopted := make(map[uint64]*workerOutput)
+	for _, f := range stored {
+		who, ok := readOutputName(f.Name)
+		if !ok {
+			continue
+		}
+		_ = unix.SetNonblock(f.FD, true)
+		o := adopted[who.Worker]
+		if o == nil {
+			o = &workerOutput{name: f.Name}
+			adopted[who.Worker] = o
+		}
+		o.read = append(o.read, f.File())
+		if len(o.read) < len(streams) {
+			continue
+		}
+		m.listenTo(o, who)
+		// Ends with the orphan, or with those that have its output still; or with this
+		// process.
+		go func() {
+			o.closed.Wait()
+			m.forgetOutput(o)
+		}()
+	}
+	return adopted
+}
