@@ -45,6 +45,9 @@ func TestEveryCommandOfTheReadmeWorks(t *testing.T) {
 	r.run("go run ./cmd/revenant stop", `stopped in`)
 	r.ended("go run ./cmd/revenant run --chaos", 0)
 
+	r.environ = append(r.environ, "FILE="+exampleFile(t))
+	r.run(`go run ./cmd/revenant check "$FILE"`, `^ok: .* \(4 settings\)`)
+
 	if _, err := stage.FrontPath(); err == nil {
 		r.start("./scripts/demo", "3333")
 		r.run("go run ./cmd/revenant ps --name one", `^READY 2/2`)
@@ -68,6 +71,23 @@ func TestEveryCommandOfTheReadmeWorks(t *testing.T) {
 			t.Errorf("no test runs the README's command %q", command)
 		}
 	}
+}
+
+// exampleFile holds the README's configuration file.
+func exampleFile(t *testing.T) (path string) {
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	example := regexp.MustCompile("(?s)```toml\n(.*?)```").FindSubmatch(text)
+	if example == nil {
+		t.Fatal("there is no configuration file in the README")
+	}
+	path = filepath.Join(t.TempDir(), "revenant.toml")
+	if err := os.WriteFile(path, example[1], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 func TestProgramInTheReadmeWorks(t *testing.T) {

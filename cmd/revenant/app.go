@@ -25,10 +25,7 @@ workers of an instance run, on the sockets that their master hands them.`,
 		chaos := parse(s, &err, "chaos", boolean)
 		token := parse(s, &err, "chaos-token-file", tokenIn)
 		format := parse(s, &err, "log-format", oneOf("auto", "json", "pretty"))
-		if err != nil {
-			return err
-		}
-		addresses, err := listenAddresses(s)
+		addresses := listenAddresses(s, &err)
 		if err != nil {
 			return err
 		}

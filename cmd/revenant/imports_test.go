@@ -16,10 +16,11 @@ import (
 // import. A package that is not listed may import nothing of either.
 var rules = map[string][]string{
 	"cmd/revenant": {
-		"supervisor", "supervisor/cgroup", "supervisor/control", "supervisor/event", "supervisor/keeper", "supervisor/listen", "supervisor/notify", "supervisor/output", "worker", "worker/app",
+		"cmd/revenant/configfile", "supervisor", "supervisor/cgroup", "supervisor/control", "supervisor/event", "supervisor/keeper", "supervisor/listen", "supervisor/notify", "supervisor/output", "worker", "worker/app",
 		"github.com/google/uuid", "github.com/lmittmann/tint", "github.com/mattn/go-isatty", "github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/sys",
 	},
-	"supervisor/control": {"supervisor", "supervisor/event", "golang.org/x/sys"},
+	"cmd/revenant/configfile": {"github.com/pelletier/go-toml/v2"},
+	"supervisor/control":      {"supervisor", "supervisor/event", "golang.org/x/sys"},
 	"supervisor": {
 		"supervisor/cgroup", "supervisor/event", "supervisor/listen", "supervisor/notify", "supervisor/output", "worker/scoreboard",
 		"github.com/prometheus/procfs", "golang.org/x/sys",

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -40,7 +41,7 @@ func main() {
 	role := takeRole()
 	err := command(role).Execute()
 	if err != nil && !errors.Is(err, errSilent) {
-		fmt.Fprintln(stderr, "revenant:", err)
+		fmt.Fprintln(stderr, "revenant:", strings.ReplaceAll(err.Error(), "\n", "\nrevenant: "))
 	}
 	stderr.flush()
 	os.Exit(exitCode(err))

@@ -33,7 +33,7 @@ type inheritance struct {
 }
 
 // runMaster is the supervising process of one generation.
-func runMaster(o instanceOptions) error {
+func runMaster(s *settings) error {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTTIN, syscall.SIGTTOU,
 		syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
@@ -41,7 +41,7 @@ func runMaster(o instanceOptions) error {
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(50)
 	in := inherit()
-	err := supervise(o, in, signals)
+	err := begin(s, in, signals)
 	if err != nil && in.generation == 1 {
 		// The end of the instance and not a death: the keeper shall not try again. A
 		// later master leaves that to Run, which says it for what ends an instance;
@@ -59,8 +59,44 @@ func inherit() inheritance {
 	return in
 }
 
-func supervise(o instanceOptions, in inheritance, signals <-chan os.Signal) error {
+func begin(s *settings, in inheritance, signals <-chan os.Signal) error {
+	o, leftOut, err := in.readOptions(s)
+	if err != nil {
+		return err
+	}
 	log := newLogger(o.logFormat, "master")
+	for _, err := range leftOut {
+		log.Warn("setting left out: this version does not understand it", "err", err)
+	}
+	return supervise(o, in, log, signals)
+}
+
+// readOptions reads the settings of a master: the same command line and
+// environment as the keeper had, and the file and the token as the keeper keeps
+// them. What a later master cannot understand is left out, for workers serve that
+// it must not leave alone.
+func (in inheritance) readOptions(s *settings) (o instanceOptions, leftOut []error, err error) {
+	text, err := in.text(keptConfiguration)
+	if err != nil {
+		return o, nil, err
+	}
+	token, err := in.text(keptToken)
+	if err != nil {
+		return o, nil, err
+	}
+	s.openFile(text)
+	s.token = string(token)
+	if o, err = readOptions(s); err != nil && in.generation > 1 {
+		leftOut = s.forgive(err)
+		o, err = readOptions(s)
+	}
+	if fd := named(in.stored, keptToken); fd >= 0 {
+		o.tokenPath = memoryPath(fd)
+	}
+	return o, leftOut, err
+}
+
+func supervise(o instanceOptions, in inheritance, log *slog.Logger, signals <-chan os.Signal) error {
 	cfg, err := configure(o, in, log)
 	if err != nil {
 		return err
@@ -165,8 +201,7 @@ func openSockets(o instanceOptions, stored []notify.NamedFile) ([]*listen.Socket
 			for _, s := range sockets {
 				_ = s.Unlink()
 			}
-			_, source := o.settings.get("listen")
-			return nil, fmt.Errorf("%s %w", source, err)
+			return nil, fmt.Errorf("%s %w", o.settings.source("listen", address.String()), err)
 		}
 		sockets = append(sockets, s)
 	}
@@ -186,8 +221,8 @@ func builtIn(o instanceOptions) supervisor.Program {
 	if o.chaos {
 		args = append(args, "--chaos")
 	}
-	if o.tokenFile != "" {
-		args = append(args, "--chaos-token-file="+o.tokenFile)
+	if o.token != "" {
+		args = append(args, "--chaos-token-file="+o.tokenPath)
 	}
 	if o.logPass && o.logFormat != "auto" { // else we write what it says, and it says it in JSON
 		args = append(args, "--log-format="+o.logFormat)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -10,13 +11,15 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"revenant/cmd/revenant/configfile"
 	"revenant/supervisor"
 	"revenant/supervisor/cgroup"
 	"revenant/supervisor/listen"
 )
 
-// option is one setting: a flag, and the same as a variable in the environment.
-// The flag wins. Values are read here and not by the flag library, so that every
+// option is one setting: a flag, the same as a variable in the environment, and
+// the same as a key in the configuration file. The flag wins over the variable,
+// and that over the file. Values are read here and not by the flag library, so that every
 // error has the same form: the name that was used, the value, the cause, the
 // remedy.
 type option struct {
@@ -32,6 +35,7 @@ var runOptions = []option{
 	{"workers", "N", "auto", "how many workers: auto (one per CPU that we may use, at least 2), a number, or auto/K for one of K instances on a host"},
 	nameOption,
 	runtimeDirOption,
+	configOption,
 	{"start-timeout", "TIME", "30s", "how long a worker may take until it is ready"},
 	{"drain-timeout", "TIME", "25s", "how long a worker may take to finish its requests when asked to leave; then it is cut"},
 	{"on-crash-loop", "WHAT", "backoff", "when every worker crashes again and again: backoff (never give up) or exit (code 11)"},
@@ -51,10 +55,13 @@ func (o option) variable() string {
 	return "REVENANT_" + strings.ToUpper(strings.ReplaceAll(o.name, "-", "_"))
 }
 
-// settings reads options from flags and environment.
+// settings reads options from flags, environment and configuration file.
 type settings struct {
 	flags   *pflag.FlagSet
 	options map[string]option
+	file    *configfile.File // nil without one
+	faults  error            // of the file
+	token   string           // read before, in place of what chaos-token-file says
 }
 
 // addOptions declares flags and returns their reader.
@@ -91,13 +98,48 @@ func (v *flagValue) Set(value string) error {
 
 // get returns a setting's values and what they were called where they came from.
 func (s *settings) get(name string) (values []string, source string) {
-	o := s.options[name]
-	flag := s.flags.Lookup(name)
-	values, source = flag.Value.(*flagValue).values, "--"+name
-	if v, ok := os.LookupEnv(o.variable()); ok && v != "" && !flag.Changed {
-		values, source = []string{v}, o.variable()
+	switch s.from(name) {
+	case fromEnvironment:
+		values = []string{os.Getenv(s.options[name].variable())}
+	case fromFile:
+		values = s.file.Entries[name].Texts()
+	default:
+		values = s.flags.Lookup(name).Value.(*flagValue).values
 	}
-	return values, source
+	return values, s.source(name, "")
+}
+
+// source is what one of a setting's values was called where it came from.
+func (s *settings) source(name, value string) string {
+	switch s.from(name) {
+	case fromEnvironment:
+		return s.options[name].variable()
+	case fromFile:
+		return s.file.At(s.file.Entries[name].Find(value), name)
+	}
+	return "--" + name
+}
+
+// Where a setting's values come from.
+type origin string
+
+const (
+	fromFlag        origin = "flag"
+	fromEnvironment origin = "environment"
+	fromFile        origin = "file"
+	fromDefault     origin = "default"
+)
+
+func (s *settings) from(name string) origin {
+	switch {
+	case s.flags.Lookup(name).Changed:
+		return fromFlag
+	case os.Getenv(s.options[name].variable()) != "":
+		return fromEnvironment
+	case s.file.Has(name):
+		return fromFile
+	}
+	return fromDefault
 }
 
 func (s *settings) one(name string) string {
@@ -105,27 +147,28 @@ func (s *settings) one(name string) string {
 	return values[len(values)-1]
 }
 
-// parse reads a setting with a function whose errors say cause and remedy.
-func parse[T any](s *settings, err *error, name string, read func(string) (T, error)) (result T) {
-	if *err != nil {
-		return result
-	}
+// parse reads a setting with a function whose errors say cause and remedy. The
+// error is added to those of other settings.
+func parse[T any](s *settings, err *error, name string, read func(string) (T, error)) T {
 	value := s.one(name)
 	result, e := read(value)
 	if e != nil {
-		*err = s.wrong(name, value, e)
+		*err = errors.Join(*err, s.wrong(name, value, e))
 	}
 	return result
 }
 
 // wrong is the one form of an error about a setting.
 func (s *settings) wrong(name, value string, cause error) error {
-	_, source := s.get(name)
 	text := cause.Error()
 	for _, repeated := range []string{value, strconv.Quote(value)} {
 		text = strings.TrimPrefix(text, repeated+": ")
 	}
-	return codeError{exitUsage, fmt.Errorf("%s %s: %s", source, value, text)}
+	if s.from(name) == fromFile {
+		place := s.file.Entries[name].Find(value)
+		return codeError{exitUsage, s.file.Wrong(place, name, value, errors.New(text))}
+	}
+	return codeError{exitUsage, fmt.Errorf("%s %s: %s", s.source(name, value), value, text)}
 }
 
 func oneOf(words ...string) func(string) (string, error) {
@@ -161,15 +204,18 @@ type instanceOptions struct {
 	workers   cgroup.Spec
 	policy    supervisor.Policy
 	chaos     bool
-	tokenFile string // on a master's command line, the keeper's copy
+	tokenFile string
 	token     string
+	tokenPath string // of a master: where workers read it
 	logFormat string
 	logPass   bool // workers print where we do
 	settings  *settings
 }
 
+// readOptions understands all settings. Its error joins everything that is wrong
+// with any of them.
 func readOptions(s *settings) (o instanceOptions, err error) {
-	o.settings = s
+	o.settings, err = s, s.faults
 	o.name = parse(s, &err, "name", instanceName)
 	o.workers = parse(s, &err, "workers", cgroup.ParseSpec)
 	o.policy.StartTimeout = parse(s, &err, "start-timeout", duration)
@@ -177,34 +223,39 @@ func readOptions(s *settings) (o instanceOptions, err error) {
 	o.policy.ExitOnCrashLoop = parse(s, &err, "on-crash-loop", oneOf("backoff", "exit")) == "exit"
 	o.chaos = parse(s, &err, "chaos", boolean)
 	o.tokenFile = s.one("chaos-token-file")
-	o.token = parse(s, &err, "chaos-token-file", tokenIn)
+	if o.token = s.token; o.token == "" {
+		o.token = parse(s, &err, "chaos-token-file", tokenIn)
+	}
 	o.logFormat = parse(s, &err, "log-format", oneOf("auto", "json", "pretty"))
 	o.logPass = parse(s, &err, "log-passthrough", boolean)
-	if err == nil {
-		o.dir = instanceDir(s, o.name)
-		o.listen, err = listenAddresses(s)
-	}
-	return o, err
+	o.dir = instanceDir(s, o.name)
+	o.listen = listenAddresses(s, &err)
+	return o, inOrder(err)
 }
 
-func listenAddresses(s *settings) ([]listen.Address, error) {
-	var addresses []listen.Address
+func listenAddresses(s *settings, err *error) (addresses []listen.Address) {
 	seen := map[string]bool{}
 	values, _ := s.get("listen")
+	wrong := func(value string, cause error) { *err = errors.Join(*err, s.wrong("listen", value, cause)) }
 	for _, list := range values {
 		for value := range strings.SplitSeq(list, ",") {
-			a, err := listen.Parse(strings.TrimSpace(value))
-			if err != nil {
-				return nil, s.wrong("listen", value, err)
+			value = strings.TrimSpace(value)
+			a, e := listen.Parse(value)
+			switch {
+			case e != nil:
+				wrong(value, e)
+			case seen[a.String()]:
+				wrong(value, fmt.Errorf("given twice (remove one)"))
+			default:
+				seen[a.String()] = true
+				addresses = append(addresses, a)
 			}
-			if seen[a.String()] {
-				return nil, s.wrong("listen", value, fmt.Errorf("given twice (remove one)"))
-			}
-			seen[a.String()] = true
-			addresses = append(addresses, a)
 		}
 	}
-	return addresses, nil
+	if len(values) == 0 {
+		wrong("[]", fmt.Errorf("no address (give one, or remove the line)"))
+	}
+	return addresses
 }
 
 // usageError is the form of an error about anything on the command line.

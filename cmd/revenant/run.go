@@ -38,17 +38,19 @@ func runCommand(master bool) *cobra.Command {
 		Long:  runLong,
 		Example: `  revenant run --chaos
   revenant run --listen tcp://127.0.0.1:3001 --name two --workers auto/2
-  revenant run --listen unix:/run/app.sock`,
+  revenant run --listen unix:/run/app.sock
+  revenant run --config /etc/revenant.toml`,
 	}
 	c.SetUsageTemplate(c.UsageTemplate() + runTables)
 	s := addOptions(c.Flags(), runOptions...)
 	c.RunE = func(*cobra.Command, []string) error {
+		if master {
+			return runMaster(s)
+		}
+		s.openFile(nil)
 		o, err := readOptions(s)
 		if err != nil {
 			return err
-		}
-		if master {
-			return runMaster(o)
 		}
 		return runKeeper(o)
 	}
@@ -74,15 +76,16 @@ func runKeeper(o instanceOptions) error {
 	if err != nil {
 		return fmt.Errorf("cannot name the instance: %w", err)
 	}
-	args, err := keepToken(o, os.Args[1:])
+	kept, err := keepFiles(o)
 	if err != nil {
 		return err
 	}
 	log := newLogger(o.logFormat, "keeper").With("instance", id)
 	return exitWith(keeper.Run(keeper.Config{
 		Instance:     id.String(),
-		Args:         args,
+		Args:         os.Args[1:],
 		Environ:      os.Environ(),
+		Stored:       kept,
 		DrainTimeout: o.policy.DrainTimeout,
 		Logger:       log,
 	}))

@@ -40,10 +40,13 @@ var (
 
 // Config says what to keep. Args are the arguments without the program's name.
 type Config struct {
-	Instance     string
-	Executable   string // default /proc/self/exe, which outlives its file
-	Args         []string
-	Environ      []string
+	Instance   string
+	Executable string // default /proc/self/exe, which outlives its file
+	Args       []string
+	Environ    []string
+	// Stored are descriptors for masters from the first one on, the keeper's from
+	// now on, as if a master had handed them over.
+	Stored       []notify.NamedFile
 	DrainTimeout time.Duration
 	Logger       *slog.Logger // default: discard
 }
@@ -112,6 +115,9 @@ func (k *keeper) open() (err error) {
 	unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 	for _, f := range notify.Inherited(os.Getenv) {
 		k.store = append(k.store, stored{notify.EscapeName(f.Name), f.FD})
+	}
+	for _, f := range k.Stored {
+		k.store.put(notify.EscapeName(f.Name), []int{f.FD})
 	}
 	if k.above, err = notify.FromEnv(); err != nil {
 		k.Logger.Warn("cannot tell readiness upward", "err", err)

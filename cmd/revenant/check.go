@@ -1,0 +1,153 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"revenant/supervisor/cgroup"
+)
+
+// configuration gives a command the settings of run, and the file as an argument
+// besides. It returns a function that reads and understands them all.
+func configuration(c *cobra.Command) func(args []string) (instanceOptions, error) {
+	s := addOptions(c.Flags(), runOptions...)
+	c.Args = cobra.MaximumNArgs(1)
+	return func(args []string) (instanceOptions, error) {
+		if len(args) > 0 {
+			if s.from(configOption.name) == fromFlag {
+				return instanceOptions{}, seeHelp(c, fmt.Errorf("two configuration files, --config %s and %s", s.one("config"), args[0]))
+			}
+			if err := c.Flags().Set(configOption.name, args[0]); err != nil {
+				return instanceOptions{}, err
+			}
+		}
+		s.openFile(nil)
+		return readOptions(s)
+	}
+}
+
+func checkCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "check [flags] [FILE]",
+		Short: "Check the settings of an instance: a configuration file, flags and environment",
+		Long: `Check whether revenant run would accept these settings: those in the configuration
+file, the flags that are given here, and the environment. Everything that is wrong
+is said at once; the exit code is 2 then. Nothing is started and nothing is bound.`,
+		Example: "  revenant check /etc/revenant.toml && revenant reload",
+	}
+	read := configuration(c)
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		o, err := read(args)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Println(found(o))
+		return err
+	}
+	return c
+}
+
+// found says in a line what the settings come to.
+func found(o instanceOptions) string {
+	where := "no configuration file"
+	if o.settings.file != nil {
+		where = o.settings.file.Name + " (" + count(len(o.settings.file.Entries), "setting") + ")"
+	}
+	addresses := make([]string, len(o.listen))
+	for i, a := range o.listen {
+		addresses[i] = a.String()
+	}
+	_, why := o.workers.Workers(cgroup.Self().CPUs())
+	return fmt.Sprintf("ok: %s; instance %s on %s; %s", where, o.name, strings.Join(addresses, ", "), why)
+}
+
+func count(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
+}
+
+func configCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "config [flags] [FILE]",
+		Short: "Print every setting, and where its value comes from",
+		Long: `Print the settings that revenant run would have with this configuration file, these
+flags and this environment, and for each where its value comes from.`,
+		Example: "  revenant config /etc/revenant.toml\n  revenant config -o json | jq '.[] | select(.from != \"default\")'",
+	}
+	output := addOutput(c, "table", "json")
+	read := configuration(c)
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		format, err := output()
+		if err != nil {
+			return err
+		}
+		o, err := read(args)
+		if err != nil {
+			return err
+		}
+		if format == "json" {
+			return json.NewEncoder(os.Stdout).Encode(effective(o.settings))
+		}
+		return printSettings(effective(o.settings))
+	}
+	return c
+}
+
+// setting is one in the words of revenant config -o json.
+type setting struct {
+	Name   string   `json:"name"`
+	Values []string `json:"values"` // one, of a list any number, none when unset
+	From   origin   `json:"from"`   // flag, environment, file, default
+	Where  string   `json:"where,omitempty"`
+}
+
+// effective lists all settings of run.
+func effective(s *settings) []setting {
+	list := make([]setting, 0, len(runOptions))
+	for _, o := range runOptions {
+		values, _ := s.get(o.name)
+		if slices.Equal(values, []string{""}) {
+			values = []string{}
+		}
+		list = append(list, setting{o.name, values, s.from(o.name), s.where(o.name)})
+	}
+	return list
+}
+
+// where is the place of a setting as an operator looks for it, "" for a default.
+func (s *settings) where(name string) string {
+	switch s.from(name) {
+	case fromFlag:
+		return "--" + name
+	case fromEnvironment:
+		return s.options[name].variable()
+	case fromFile:
+		return fmt.Sprintf("%s:%d", s.file.Name, s.file.Entries[name].Line)
+	}
+	return ""
+}
+
+func printSettings(list []setting) error {
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "SETTING\tVALUE\tFROM")
+	for _, s := range list {
+		value := strings.Join(s.Values, ",")
+		if value == "" {
+			value = "-"
+		}
+		from := s.Where
+		if from == "" {
+			from = string(s.From)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", s.Name, value, from)
+	}
+	return w.Flush()
+}

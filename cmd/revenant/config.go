@@ -1,0 +1,120 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"revenant/cmd/revenant/configfile"
+)
+
+// configOption names the file. There is no default one: an instance whose
+// behaviour hangs on a file that nobody named is a riddle.
+var configOption = option{"config", "FILE", "", "file of settings (TOML), named as here; read when the instance starts and at a reload. No file is read by default"}
+
+// openFile reads the configuration file that a flag or variable names, or in its
+// place the text that the keeper kept of it. What is wrong with it is told by
+// readOptions, with all else that is wrong.
+func (s *settings) openFile(kept []byte) {
+	s.file, s.faults = nil, nil
+	path := s.one("config")
+	if path == "" {
+		return
+	}
+	text := kept
+	if text == nil {
+		var err error
+		if text, err = os.ReadFile(path); err != nil {
+			s.faults = s.wrong("config", path, fmt.Errorf("cannot read the configuration: %w (name a file that this user can read)", cause(err)))
+			return
+		}
+	}
+	var err error
+	if s.file, err = configfile.Parse(path, text, fileKeys(s.options)); err != nil {
+		s.faults = codeError{exitUsage, err}
+	}
+}
+
+// fileTypes says what the kinds of options may be in a file; others are text.
+var fileTypes = map[string]configfile.Type{
+	"bool":    configfile.Boolean,
+	"N":       configfile.Number | configfile.Text,
+	"ADDRESS": configfile.Text | configfile.List,
+}
+
+func fileKeys(options map[string]option) []configfile.Key {
+	keys := make([]configfile.Key, 0, len(options))
+	for _, o := range options {
+		k := configfile.Key{Name: o.name, Types: cmp.Or(fileTypes[o.kind], configfile.Text), Example: o.example()}
+		if o.name == configOption.name {
+			k.Refused = "a file cannot name another one (use --config or " + o.variable() + ")"
+		}
+		keys = append(keys, k)
+	}
+	// In the order of their names, so that of two that are as near the same is meant each time.
+	slices.SortFunc(keys, func(a, b configfile.Key) int { return cmp.Compare(a.Name, b.Name) })
+	return keys
+}
+
+// example is a value as a file has it.
+func (o option) example() string {
+	switch o.kind {
+	case "bool":
+		return "true"
+	case "N":
+		return "4"
+	case "ADDRESS":
+		return `["tcp://127.0.0.1:3000"]`
+	}
+	return fmt.Sprintf("%q", cmp.Or(o.value, o.kind))
+}
+
+// inOrder lists errors one by one: those about the command line and the
+// environment, then those in the file from top to bottom.
+func inOrder(err error) error {
+	if err == nil {
+		return nil
+	}
+	all := each(err)
+	slices.SortStableFunc(all, func(a, b error) int {
+		p, q := configfile.PlaceOf(a), configfile.PlaceOf(b)
+		return cmp.Or(cmp.Compare(p.Line, q.Line), cmp.Compare(p.Column, q.Column))
+	})
+	return codeError{exitUsage, errors.Join(all...)}
+}
+
+// each takes apart what was joined.
+func each(err error) []error {
+	if coded, is := err.(codeError); is {
+		err = coded.error
+	}
+	joined, is := err.(interface{ Unwrap() []error })
+	if !is {
+		return []error{err}
+	}
+	var all []error
+	for _, one := range joined.Unwrap() {
+		all = append(all, each(one)...)
+	}
+	return all
+}
+
+// forgive makes an older master's configuration one that this binary can begin
+// with: what it does not understand is left out. It is for masters that must not
+// fail, because workers serve and wait for them: after a crash, or when a newer
+// binary was given up. What it left out is returned.
+func (s *settings) forgive(err error) (leftOut []error) {
+	if s.file == nil {
+		return nil
+	}
+	for _, e := range each(err) {
+		if p := new(configfile.Problem); errors.As(e, &p) {
+			delete(s.file.Entries, p.Key)
+			leftOut = append(leftOut, e)
+		}
+	}
+	s.faults = nil
+	return leftOut
+}
