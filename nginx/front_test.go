@@ -1,7 +1,6 @@
 package nginx
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -46,8 +45,9 @@ func startFront(t testing.TB, conf string, instances [3]int, edit ...func(dir st
 		e(f.dir)
 	}
 	cmd := nginxCommand(f.dir, filepath.Join(f.dir, conf), "-g", "daemon off;")
-	var said bytes.Buffer
-	cmd.Stderr = &said
+	said := must(os.Create(filepath.Join(f.dir, "stderr")))
+	defer said.Close()
+	cmd.Stderr = said
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -64,8 +64,9 @@ func startFront(t testing.TB, conf string, instances [3]int, edit ...func(dir st
 			t.Error("nginx does not stop")
 		}
 		if t.Failed() {
+			said, _ := os.ReadFile(filepath.Join(f.dir, "stderr"))
 			log, _ := os.ReadFile(filepath.Join(f.dir, "error.log"))
-			t.Logf("nginx said: %s%s", said.String(), log)
+			t.Logf("nginx said: %s%s", said, log)
 		}
 	})
 	eventually(t, 10*time.Second, "nginx listens", func() bool {
@@ -243,4 +244,9 @@ func closedPort(t testing.TB) int {
 		t.Fatal(err)
 	}
 	return name.(*syscall.SockaddrInet4).Port
+}
+
+// status is the URL of stub_status.
+func (f *front) status() string {
+	return fmt.Sprintf("http://127.0.0.1:%d/nginx_status", f.ports.Status)
 }
