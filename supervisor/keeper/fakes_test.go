@@ -84,7 +84,9 @@ func playKeeper() {
 		args = []string{only}
 	}
 	environ := slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "KEEPER_TEST_ROLE=") })
+	probation, _ := time.ParseDuration(os.Getenv("KEEPER_TEST_PROBATION"))
 	os.Exit(Run(Config{
+		Probation:    probation,
 		Instance:     os.Getenv("KEEPER_TEST_INSTANCE"),
 		Executable:   os.Getenv("KEEPER_TEST_EXECUTABLE"),
 		Args:         args,
@@ -108,6 +110,9 @@ func playMaster() {
 	}()
 	os.Setenv(notify.PIDVariable, strconv.Itoa(os.Getpid()))
 	inherited := notify.Inherited(os.Getenv)
+	if os.Getenv("KEEPER_TEST_SUCCEEDS") != "" {
+		inherited = succeed(report)
+	}
 	if len(inherited) == 0 || inherited[0].Name != "lifeline" {
 		must(fmt.Errorf("inherited %v", inherited))
 	}
@@ -131,6 +136,33 @@ func playMaster() {
 			result = "error: " + strings.ReplaceAll(err.Error(), "\n", "; ")
 		}
 	}
+}
+
+// succeed is how a master begins that its predecessor started. It says what it hears.
+func succeed(report *notify.Client) []notify.NamedFile {
+	keeper, err := notify.FromEnv()
+	must(err)
+	generation, err := strconv.Atoi(os.Getenv(notify.GenerationVariable))
+	must(err)
+	me := "X_MASTER=" + os.Getenv(notify.GenerationVariable)
+	stored, later, err := keeper.Succeed(context.Background(), generation)
+	if err != nil {
+		must(report.Send(me, "X_REFUSED=1"))
+		os.Exit(7)
+	}
+	go func() {
+		for {
+			m, err := later.Next(context.Background())
+			if err != nil {
+				must(report.Send(me, "X_ALONE=1"))
+				return
+			}
+			name, _ := m.Value("FDNAME")
+			must(report.Send(me, fmt.Sprintf("X_HEARD=%s %d %v", name, len(m.Files), m.Says(notify.RemoveFD))))
+			m.Close()
+		}
+	}()
+	return stored
 }
 
 func obey(order []string, inherited []notify.NamedFile) (string, error) {
@@ -198,6 +230,23 @@ func obey(order []string, inherited []notify.NamedFile) (string, error) {
 		script := fmt.Sprintf("read line < %s; REVENANT_INSTANCE=$X_REVENANT_INSTANCE REVENANT_GENERATION=$X_REVENANT_GENERATION "+
 			"REVENANT_SLOT=0 REVENANT_WORKER=%s KEEPER_TEST_MANNER=polite exec %s", order[2], order[1], exe)
 		return "", exec.Command("/bin/sh", "-c", script).Start()
+	case "successor": // generation, more variables
+		child := exec.Command("/proc/self/exe")
+		child.Env = append(os.Environ(), notify.RoleVariable+"=master", notify.GenerationVariable+"="+order[1], "KEEPER_TEST_SUCCEEDS=1")
+		child.Env = append(child.Env, order[2:]...)
+		if err := child.Start(); err != nil {
+			return "", err
+		}
+		go child.Wait()
+		return strconv.Itoa(child.Process.Pid), nil
+	case "executable": // path: what it says to be running
+		f, err := os.Open(order[1])
+		must(err)
+		return "", keeper.SendFiles([]int{int(f.Fd())}, notify.StoreFD, "FDNAME=executable")
+	case "variable": // name
+		return os.Getenv(order[1]), nil
+	case "running":
+		return os.Readlink("/proc/self/exe")
 	case "sender": // another process says it
 		child := exec.Command("/proc/self/exe")
 		child.Env = append(os.Environ(), "KEEPER_TEST_SENDER="+strings.Join(order[1:], " "))

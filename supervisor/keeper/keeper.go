@@ -48,7 +48,8 @@ type Config struct {
 	// now on, as if a master had handed them over.
 	Stored       []notify.NamedFile
 	DrainTimeout time.Duration
-	Logger       *slog.Logger // default: discard
+	Probation    time.Duration // after an upgrade, for a return to the program before; 0 for none
+	Logger       *slog.Logger  // default: discard
 }
 
 // keeper is the state of Run's goroutine; nothing else touches it.
@@ -60,11 +61,16 @@ type keeper struct {
 	store    store
 
 	master    master
-	started   int       // masters so far; the generation of the latest
-	committed int       // the latest generation that was ready, 0 for none
-	deaths    int       // since a master last proved stable
-	kills     int       // of ready masters from outside, since then
-	startAt   time.Time // of the next master, zero while one lives
+	candidate master            // started by the master, to succeed it
+	leaving   map[int]time.Time // masters that were succeeded, by pid, until they are reaped; when they are killed
+	started   int               // the latest generation
+	committed int               // the latest generation that was ready, 0 for none
+	deaths    int               // since a master last proved stable
+	kills     int               // of ready masters from outside, since then
+	startAt   time.Time         // of the next master, zero while one lives
+
+	trial      time.Time // until when the program of the last upgrade has to prove itself
+	rolledBack string    // why that of the last upgrade was given up, "" when it was not
 
 	orphans    map[int]*orphan // by pid, until they are reaped
 	lookAt     time.Time
@@ -78,6 +84,9 @@ type keeper struct {
 	killAt    time.Time
 	leaveAt   time.Time
 	cut       int // processes that were killed at the end, of those we reaped
+
+	gone chan int      // pids of candidates that died
+	done chan struct{} // closed when loop returns
 }
 
 // Run keeps an instance until it ends and returns the exit code: 128 and its number after a second
@@ -90,7 +99,8 @@ func Run(config Config) int {
 	debug.SetGCPercent(25) // a heap of 1 MiB and not of 4, for what messages leave behind
 	runtime.LockOSThread() // and never unlocked: the caller writes as we do
 	blockTTOU(unix.SIG_BLOCK)
-	k := &keeper{Config: config, orphans: map[int]*orphan{}, ignored: map[syscall.Signal]bool{}}
+	k := &keeper{Config: config, orphans: map[int]*orphan{}, leaving: map[int]time.Time{}, ignored: map[syscall.Signal]bool{},
+		gone: make(chan int), done: make(chan struct{})}
 	if k.Logger == nil {
 		k.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -147,14 +157,14 @@ func (k *keeper) close() {
 
 // loop owns all state. It returns when the instance has ended and no child is left.
 func (k *keeper) loop(signals, deaths <-chan os.Signal) int {
-	arrivals, done := make(chan struct{}), make(chan struct{})
-	defer close(done)
+	arrivals := make(chan struct{})
+	defer close(k.done)
 	// Ends when loop has returned and the server is closed; it holds nothing.
 	go func() {
 		for k.server.Wait() == nil {
 			select {
 			case arrivals <- struct{}{}:
-			case <-done:
+			case <-k.done:
 				return
 			}
 		}
@@ -170,6 +180,8 @@ func (k *keeper) loop(signals, deaths <-chan os.Signal) int {
 			k.read(time.Now())
 		case <-deaths:
 			k.reap(time.Now())
+		case pid := <-k.gone:
+			k.departed(pid, time.Now())
 		case <-timer.C:
 		}
 		if !k.due(time.Now()) {
@@ -197,6 +209,9 @@ func (k *keeper) wait(now time.Time) time.Duration {
 	for _, o := range k.orphans {
 		next(o.killAt)
 	}
+	for _, killAt := range k.leaving {
+		next(killAt)
+	}
 	return wait
 }
 
@@ -212,6 +227,13 @@ func (k *keeper) due(now time.Time) bool {
 	}
 	if look {
 		k.look(now)
+	}
+	for pid, killAt := range k.leaving {
+		if passed(killAt) {
+			k.Logger.Warn("former master killed: it did not leave", "pid", pid)
+			k.leaving[pid] = now.Add(time.Second)
+			unix.Kill(pid, syscall.SIGKILL)
+		}
 	}
 	if passed(k.leaveAt) {
 		k.Logger.Error("leaving processes that do not die", "processes", children())
@@ -234,6 +256,12 @@ func (k *keeper) due(now time.Time) bool {
 func (k *keeper) end(code int, now time.Time) {
 	k.ending, k.code, k.startAt = true, code, time.Time{}
 	k.killBy(now.Add(k.DrainTimeout))
+	if k.candidate.pid != 0 {
+		unix.Kill(k.candidate.pid, syscall.SIGKILL)
+		k.candidateDied(k.candidate.pid, now)
+	}
+	k.master.hangUp()
+	k.master.store.clear()
 	k.look(now)
 	k.store.clear()
 	k.reap(now)

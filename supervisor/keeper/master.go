@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -19,6 +20,7 @@ const (
 	firstPause  = 100 * time.Millisecond // between the second and the third master
 	longestStep = 5 * time.Second
 	maxMasters  = 5 // to try before the first readiness
+	firstStored = 4 // number of the first stored descriptor in a master
 	// longestBreath bounds the pause after a master that was killed as soon as it
 	// was ready: without one, no worker that dies is replaced.
 	longestBreath = time.Second
@@ -37,6 +39,11 @@ type master struct {
 	startedAt  time.Time
 	readyAt    time.Time
 	stopping   bool // it said so: its end is the instance's
+
+	unfit    string // why it says that its program is no good
+	succeeds bool   // it was started by the master before it, as a candidate
+	line     int    // its question, which ends when no earlier master lives; 0 for none
+	store    store  // what it stored and we do not take for ours yet
 }
 
 // start starts the next master. A start that fails counts as a death.
@@ -47,7 +54,8 @@ func (k *keeper) start(now time.Time) {
 	files := append([]uintptr{0, 1, 2, uintptr(k.lifeline[0])}, k.store.descriptors()...)
 	argv := append([]string{fmt.Sprintf("revenant: master g%d", k.started)}, k.Args...)
 	blockTTOU(unix.SIG_UNBLOCK) // or the master would have it blocked for ever
-	pid, err := syscall.ForkExec(k.Executable, argv, &syscall.ProcAttr{
+	program := k.executable()
+	pid, err := syscall.ForkExec(program, argv, &syscall.ProcAttr{
 		Env:   k.environ(),
 		Files: files,
 		// Not of the terminal's session: Ctrl-C is for the keeper, which then asks the master, and
@@ -56,7 +64,7 @@ func (k *keeper) start(now time.Time) {
 	})
 	blockTTOU(unix.SIG_BLOCK)
 	if err != nil {
-		k.died(now, false, "err", fmt.Errorf("cannot start %s: %w", k.Executable, err))
+		k.died(now, false, "err", fmt.Errorf("cannot start %s: %w", program, err))
 		return
 	}
 	k.master.pid, k.childless = pid, false
@@ -82,6 +90,9 @@ func (k *keeper) environ() []string {
 	vars[notify.InstanceVariable] = k.Instance
 	vars[notify.GenerationVariable] = strconv.Itoa(k.started)
 	vars[notify.KeeperPIDVariable] = strconv.Itoa(os.Getpid())
+	if k.rolledBack != "" {
+		vars[notify.RolledBackVariable] = k.rolledBack
+	}
 	environ := make([]string, 0, len(vars))
 	for name, value := range vars {
 		environ = append(environ, name+"="+value)
@@ -90,7 +101,8 @@ func (k *keeper) environ() []string {
 	return environ
 }
 
-// read takes in every message that was sent. Only the master is listened to.
+// read takes in every message that was sent. Masters are listened to, and those that say they are to
+// be one.
 func (k *keeper) read(now time.Time) {
 	for {
 		m, ok, err := k.server.TryReceive()
@@ -100,40 +112,83 @@ func (k *keeper) read(now time.Time) {
 		if !ok {
 			return
 		}
-		if m.PID == k.master.pid && m.PID != 0 {
-			k.hear(m, now)
-		} else {
-			k.Logger.Debug("message of a stranger ignored", "pid", m.PID, "uid", m.UID)
-		}
+		k.listen(m, now)
 		m.Close()
 	}
 }
 
+func (k *keeper) listen(m notify.Message, now time.Time) {
+	_, leaving := k.leaving[m.PID]
+	_, applies := m.Value(notify.MainPID)
+	switch {
+	case m.PID == 0:
+	case m.PID == k.master.pid:
+		k.hear(m, now)
+		return
+	case leaving:
+		k.keep(m, &k.store)
+		return
+	case m.PID == k.candidate.pid:
+		k.keep(m, &k.candidate.store)
+		if m.Says(notify.Ready) {
+			k.promote(now)
+			k.commit(now)
+		}
+		return
+	case applies:
+		k.apply(m, now)
+		return
+	}
+	k.Logger.Debug("message of a stranger ignored", "pid", m.PID, "uid", m.UID)
+}
+
 // hear does what the master says.
 func (k *keeper) hear(m notify.Message, now time.Time) {
-	name, _ := m.Value("FDNAME")
-	if m.Says(notify.StoreFD) && len(m.Files) > 0 {
-		if err := k.store.keep(name, m.Files); err != nil {
-			k.Logger.Error("descriptor not stored: it would be lost if the master died", "name", notify.UnescapeName(name), "err", err)
-		}
-	}
-	if m.Says(notify.RemoveFD) {
-		k.store.remove(name)
-	}
+	k.keep(m, &k.store)
 	if m.Says(notify.Ready) && k.master.readyAt.IsZero() {
-		k.master.readyAt = now
-		k.committed = k.master.generation
-		k.Logger.Debug("master ready", "generation", k.committed, "pid", m.PID, "took", humane(now.Sub(k.master.startedAt)))
-		k.sayAbove(notify.Ready)
-		k.limboPause = limboPause
-		k.look(now)
-		if k.lookAt.IsZero() {
-			k.lookAt = now.Add(lookAgain)
-		}
+		k.commit(now)
+	}
+	if why, ok := m.Value(notify.UnfitVariable); ok {
+		k.master.unfit = why
 	}
 	if m.Says(notify.Stopping) {
 		k.master.stopping = true
 		k.sayAbove(notify.Stopping)
+	}
+}
+
+// keep stores and removes descriptors. The program of a master that is not ready yet is set apart.
+func (k *keeper) keep(m notify.Message, to *store) {
+	name, _ := m.Value("FDNAME")
+	if m.PID == k.master.pid && name == executableName && k.master.readyAt.IsZero() {
+		to = &k.master.store
+	}
+	if m.Says(notify.StoreFD) && len(m.Files) > 0 {
+		if err := to.keep(name, m.Files); err != nil {
+			k.Logger.Error("descriptor not stored: it would be lost if the master died", "name", notify.UnescapeName(name), "err", err)
+		} else if to == &k.store {
+			k.relay(m.PID, to.find(name), notify.StoreFD, "FDNAME="+name)
+		}
+	}
+	if m.Says(notify.RemoveFD) {
+		to.remove(name)
+		if to == &k.store && name != "" {
+			k.relay(m.PID, nil, notify.RemoveFD, "FDNAME="+name)
+		}
+	}
+}
+
+// commit makes the master's generation the one that serves: older ones may go.
+func (k *keeper) commit(now time.Time) {
+	k.master.readyAt = now
+	k.committed = k.master.generation
+	k.settle(now)
+	k.Logger.Debug("master ready", "generation", k.committed, "pid", k.master.pid, "took", humane(now.Sub(k.master.startedAt)))
+	k.sayAbove(notify.Ready)
+	k.limboPause = limboPause
+	k.look(now)
+	if k.lookAt.IsZero() {
+		k.lookAt = now.Add(lookAgain)
 	}
 }
 
@@ -154,6 +209,13 @@ func (k *keeper) exited(status syscall.WaitStatus, now time.Time) {
 	switch {
 	case k.stops >= 2:
 		code = k.code
+	case !k.master.stopping && k.candidate.pid != 0 && running(k.candidate.pid):
+		// It left for its successor, or was killed while there was one.
+		k.Logger.Info("master left", "generation", k.master.generation, "pid", k.master.pid, cause(status), "successor", k.candidate.pid)
+		k.master.hangUp()
+		k.master.pid = 0
+		k.promote(now)
+		return
 	case k.stops == 0 && !k.master.stopping:
 		k.died(now, fromOutside(status), cause(status))
 		return
@@ -175,6 +237,11 @@ func (k *keeper) exited(status syscall.WaitStatus, now time.Time) {
 func (k *keeper) died(now time.Time, killed bool, why ...any) {
 	m := k.master
 	k.master.pid = 0
+	k.master.hangUp()
+	k.master.store.clear()
+	if k.candidate.pid != 0 {
+		k.candidateDied(k.candidate.pid, now) // else it would have been promoted
+	}
 	if !m.readyAt.IsZero() && now.Sub(m.readyAt) >= stableAfter {
 		k.deaths, k.kills = 0, 0
 	}
@@ -187,6 +254,16 @@ func (k *keeper) died(now time.Time, killed bool, why ...any) {
 		wait = pause(k.deaths)
 	}
 	facts := append([]any{"generation", m.generation, "pid", m.pid, "uptime", humane(now.Sub(m.startedAt))}, why...)
+	if k.stops > 0 { // nobody is to follow
+		k.end(0, now)
+		return
+	}
+	if !killed && k.rollBack(now, m.generation, cmp.Or(m.unfit, fmt.Sprint(why...))) {
+		k.startAt = now
+		k.Logger.Error("upgrade rolled back: the master fell over on probation", facts...)
+		k.look(now)
+		return
+	}
 	if k.committed == 0 && k.started >= maxMasters {
 		k.Logger.Error("giving up: no master became ready", append(facts, "masters", k.started)...)
 		k.end(ExitGaveUp, now)

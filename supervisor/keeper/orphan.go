@@ -40,6 +40,14 @@ func (k *keeper) reap(now time.Time) {
 			k.exited(status, now)
 			continue
 		}
+		if _, ours := k.leaving[pid]; ours {
+			delete(k.leaving, pid)
+			k.Logger.Debug("former master left", "pid", pid, cause(status))
+			k.alone()
+			look = true // its workers are ours now
+			continue
+		}
+		k.candidateDied(pid, now)
 		o := k.orphans[pid]
 		delete(k.orphans, pid)
 		if o != nil && o.generation > 0 {
@@ -60,7 +68,7 @@ func (k *keeper) reap(now time.Time) {
 func (k *keeper) look(now time.Time) {
 	k.lookAt = time.Time{}
 	for _, pid := range children() {
-		if pid == k.master.pid || k.orphans[pid] != nil {
+		if _, leaving := k.leaving[pid]; leaving || pid == k.master.pid || pid == k.candidate.pid || k.orphans[pid] != nil {
 			continue
 		}
 		o, limbo := identify(pid, k.Instance)
@@ -80,9 +88,10 @@ func (k *keeper) look(now time.Time) {
 }
 
 // wanted tells whether an orphan may go on: it belongs to the generation that serves until the next
-// is ready, or to the living master's.
+// is ready, to the living master's, or to the candidate's.
 func (k *keeper) wanted(o *orphan) bool {
-	return !k.ending && (o.generation == k.committed || k.master.pid != 0 && o.generation == k.master.generation)
+	return !k.ending && (o.generation == k.committed || k.master.pid != 0 && o.generation == k.master.generation ||
+		k.candidate.pid != 0 && o.generation == k.candidate.generation)
 }
 
 // retire asks an orphan to leave, once, and kills it and its group when it has not in time.
@@ -110,15 +119,7 @@ func (o *orphan) facts(pid int) []any {
 // identify reads who a child is from the environment it was started with. One that is in limbo,
 // between fork and exec, has its dead master's.
 func identify(pid int, instance string) (o orphan, limbo bool) {
-	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-	if err != nil {
-		return orphan{}, false
-	}
-	vars := map[string]string{}
-	for entry := range strings.SplitSeq(string(environ), "\x00") {
-		name, value, _ := strings.Cut(entry, "=")
-		vars[name] = value
-	}
+	vars := environOf(pid)
 	if vars[notify.WorkerInstanceVariable] != instance {
 		return orphan{}, vars[notify.InstanceVariable] == instance
 	}
@@ -127,6 +128,33 @@ func identify(pid int, instance string) (o orphan, limbo bool) {
 		return orphan{}, false
 	}
 	return orphan{worker: vars[notify.WorkerVariable], slot: vars[notify.WorkerSlotVariable], generation: generation}, false
+}
+
+// environOf is the environment that a process was started with, empty when it is not to be had.
+func environOf(pid int) map[string]string {
+	environ, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	vars := map[string]string{}
+	for entry := range strings.SplitSeq(string(environ), "\x00") {
+		name, value, _ := strings.Cut(entry, "=")
+		vars[name] = value
+	}
+	return vars
+}
+
+// statOf is what the kernel tells of a process, from its state on: "pid (any name) state parent …".
+func statOf(pid int) []string {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+}
+
+// parentOf is a process's parent, 0 when unknown.
+func parentOf(pid int) int {
+	fields := statOf(pid)
+	if len(fields) < 2 {
+		return 0
+	}
+	parent, _ := strconv.Atoi(fields[1])
+	return parent
 }
 
 // children lists our children, dead ones included. The kernel's list may skip some while others are
@@ -153,12 +181,8 @@ func children() (pids []int) {
 
 // childrenByParent is for kernels without the list: it asks every process for its parent.
 func childrenByParent() (pids []int) {
-	self := strconv.Itoa(os.Getpid())
 	for _, pid := range numbered("/proc") {
-		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		// "pid (any name) state parent …"
-		fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-		if len(fields) > 1 && fields[1] == self {
+		if parentOf(pid) == os.Getpid() {
 			pids = append(pids, pid)
 		}
 	}

@@ -1,7 +1,6 @@
 package keeper
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -47,7 +46,7 @@ func (s *store) keep(name string, files []*os.File) error {
 	}
 	var fds []int
 	for _, f := range files {
-		fd, err := duplicate(f)
+		fd, err := notify.Detach(f)
 		if err != nil {
 			closeAll(fds)
 			return err
@@ -58,12 +57,31 @@ func (s *store) keep(name string, files []*os.File) error {
 	return nil
 }
 
-// put makes fds the ones of that name and owns them.
+// put makes fds the ones of that name and owns them. None leave what has the name.
 func (s *store) put(name string, fds []int) {
+	if len(fds) == 0 {
+		return
+	}
 	s.remove(name)
 	for _, fd := range fds {
 		*s = append(*s, stored{name, fd})
 	}
+}
+
+// take gives away the descriptors of that name.
+func (s *store) take(name string) []int {
+	fds := s.find(name)
+	*s = slices.DeleteFunc(*s, func(e stored) bool { return e.name == name })
+	return fds
+}
+
+func (s store) find(name string) (fds []int) {
+	for _, e := range s {
+		if e.name == name {
+			fds = append(fds, e.fd)
+		}
+	}
+	return fds
 }
 
 func (s *store) remove(name string) {
@@ -94,19 +112,6 @@ func (s store) names() (names []string) {
 		names = append(names, e.name)
 	}
 	return names
-}
-
-// duplicate copies the descriptor of f, which File.Fd would not do without changing it.
-func duplicate(f *os.File) (fd int, err error) {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	control := raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3) })
-	if err = errors.Join(control, err); err != nil {
-		return -1, fmt.Errorf("cannot duplicate a descriptor: %w", err)
-	}
-	return fd, nil
 }
 
 func closeAll(fds []int) {

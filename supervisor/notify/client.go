@@ -1,8 +1,6 @@
 package notify
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -80,67 +78,4 @@ func (c *Client) send(text, oob []byte) error {
 			return err
 		}
 	}
-}
-
-// Ask sends assignments as a question and waits for the answer. The error is ErrNoAnswer when the
-// supervisor closed the question, the context's when that ended first.
-func (c *Client) Ask(ctx context.Context, state ...string) (Message, error) {
-	if c == nil {
-		return Message{}, ErrNoSupervisor
-	}
-	// The end that is sent stays blocking: the receiver then need not watch it.
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return Message{}, fmt.Errorf("cannot ask %s: %w", c.address, err)
-	}
-	if err := unix.SetNonblock(pair[0], true); err != nil {
-		unix.Close(pair[0])
-		unix.Close(pair[1])
-		return Message{}, fmt.Errorf("cannot ask %s: %w", c.address, err)
-	}
-	ours := os.NewFile(uintptr(pair[0]), "question")
-	defer ours.Close()
-	err = c.SendFiles(pair[1:], state...)
-	unix.Close(pair[1])
-	if err != nil {
-		return Message{}, err
-	}
-	return await(ctx, ours)
-}
-
-// await waits for one packet on f.
-func await(ctx context.Context, f *os.File) (Message, error) {
-	stop := context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return Message{}, err
-	}
-	var m Message
-	var ok bool
-	var received error
-	err = raw.Read(func(fd uintptr) bool {
-		m, ok, received = receiveAnswer(int(fd))
-		return received != unix.EAGAIN && received != unix.EINTR
-	})
-	switch {
-	case err != nil && ctx.Err() != nil:
-		return Message{}, ctx.Err()
-	case errors.Join(err, received) != nil:
-		return Message{}, fmt.Errorf("cannot read the answer: %w", errors.Join(err, received))
-	case !ok:
-		return Message{}, ErrNoAnswer
-	}
-	return m, nil
-}
-
-// receiveAnswer is receive on a stream of packets, where ok is false at its end. The kernel finds
-// no packet and then, in a second step, that the other end is closed: a packet sent between the two
-// steps is still to be read, so the end counts only when it is seen twice.
-func receiveAnswer(fd int) (m Message, ok bool, err error) {
-	m, ok, err = receive(fd)
-	if err == nil && !ok {
-		m, ok, err = receive(fd)
-	}
-	return m, ok, err
 }

@@ -48,18 +48,12 @@ func (m Message) Answer(fds []int, state ...string) error {
 		return errors.New("cannot answer: the message brought no descriptor to answer on")
 	}
 	defer m.Files[0].Close()
-	text, err := join(state)
-	if err != nil {
-		return err
-	}
 	raw, err := m.Files[0].SyscallConn()
 	if err != nil {
 		return fmt.Errorf("cannot answer process %d: %w", m.PID, err)
 	}
 	var sent error
-	err = raw.Control(func(fd uintptr) {
-		sent = unix.Sendmsg(int(fd), text, rights(fds), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-	})
+	err = raw.Control(func(fd uintptr) { sent = Reply(int(fd), fds, state...) })
 	if err = errors.Join(err, sent); err != nil {
 		return fmt.Errorf("cannot answer process %d: %w", m.PID, err)
 	}

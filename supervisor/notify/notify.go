@@ -38,9 +38,13 @@ const (
 	InstanceVariable   = "X_REVENANT_INSTANCE"
 	GenerationVariable = "X_REVENANT_GENERATION"
 	KeeperPIDVariable  = "X_REVENANT_KEEPER_PID"
+	RolledBackVariable = "X_REVENANT_ROLLED_BACK" // why the last upgrade was undone
+	UnfitVariable      = "X_REVENANT_UNFIT"       // why the program should be followed by the one before
+	MoreVariable       = "X_REVENANT_MORE"        // in an answer: another one belongs to it
 
-	RoleMaster = "master"
-	RoleWorker = "worker"
+	RoleCandidate = "candidate" // of a process that is about to become a master
+	RoleMaster    = "master"
+	RoleWorker    = "worker"
 
 	WorkerInstanceVariable   = "REVENANT_INSTANCE"
 	WorkerVariable           = "REVENANT_WORKER"
