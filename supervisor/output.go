@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -51,6 +52,26 @@ func readOutputName(name string) (w scoreboard.Identity, ok bool) {
 
 // Output is the ring of what workers print, for any goroutine.
 func (m *Master) Output() *output.Ring { return m.output }
+
+// ErrPassthrough says that there are no lines of workers, and why.
+var ErrPassthrough = errors.New("workers print to the instance's own stdout and stderr (--log-passthrough): look there")
+
+// HasOutput tells whether there can be lines of a worker, of any for 0.
+func (m *Master) HasOutput(ctx context.Context, worker uint64) error {
+	var err error
+	asked := m.ask(ctx, func() {
+		switch {
+		case worker > m.state.workers.Load():
+			err = &UnknownWorkerError{worker}
+		case m.cfg.Program.LogPassthrough && m.output.Added() == 0:
+			err = ErrPassthrough
+		}
+	})
+	if asked != nil {
+		return asked
+	}
+	return err
+}
 
 // openOutput makes a worker's pipes and hands their read ends to the keeper,
 // before the worker can write into them. outputBegins must be called.

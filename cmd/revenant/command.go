@@ -36,8 +36,19 @@ replaced while the others go on serving.`,
 		}
 		return seeHelp(c, fmt.Errorf("there is no command %q%s", args[0], meant(c.SuggestionsFor(args[0]))))
 	}
-	root.AddCommand(runCommand(role == notify.RoleMaster), appCommand(), psCommand(), eventsCommand(),
-		killCommand(), healthCommand(), stopCommand(), checkCommand(), configCommand(), versionCommand())
+	root.AddCommand(
+		runCommand(role == notify.RoleMaster),
+		appCommand(),
+		psCommand(),
+		eventsCommand(),
+		logsCommand(),
+		killCommand(),
+		healthCommand(),
+		stopCommand(),
+		checkCommand(),
+		configCommand(),
+		versionCommand(),
+	)
 	for _, c := range root.Commands() {
 		c.SetUsageTemplate(strings.Replace(c.UsageTemplate(), "LocalFlags.FlagUsages", "LocalFlags.FlagUsagesWrapped 100", 1))
 		c.DisableFlagsInUseLine = true

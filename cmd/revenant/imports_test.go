@@ -20,7 +20,7 @@ var rules = map[string][]string{
 		"github.com/google/uuid", "github.com/lmittmann/tint", "github.com/mattn/go-isatty", "github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/sys",
 	},
 	"cmd/revenant/configfile": {"github.com/pelletier/go-toml/v2"},
-	"supervisor/control":      {"supervisor", "supervisor/event", "golang.org/x/sys"},
+	"supervisor/control":      {"supervisor", "supervisor/event", "supervisor/output", "golang.org/x/sys"},
 	"supervisor": {
 		"supervisor/cgroup", "supervisor/event", "supervisor/listen", "supervisor/notify", "supervisor/output", "worker/scoreboard",
 		"github.com/prometheus/procfs", "golang.org/x/sys",

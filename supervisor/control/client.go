@@ -164,16 +164,27 @@ func (c *Client) Stop(ctx context.Context) error { return c.post(ctx, "/v1/stop"
 // set: until do returns an error, ctx ends or the instance does (nil). The master
 // that follows upon a dead one is followed in its turn; it counts on.
 func (c *Client) Events(ctx context.Context, since uint64, follow bool, do func(event.Event) error) error {
-	remember := func(e event.Event) error {
-		since = max(since, e.ID)
-		return do(e)
-	}
-	err := c.stream(ctx, since, follow, remember)
+	return c.followed(ctx, follow, func(bool) error {
+		query := url.Values{"since": {strconv.FormatUint(since, 10)}}
+		if follow {
+			query.Set("follow", "1")
+		}
+		return stream(ctx, c, "/v1/events?"+query.Encode(), follow, func(e event.Event) error {
+			since = max(since, e.ID)
+			return do(e)
+		})
+	})
+}
+
+// followed reads the stream of one master, and while there is an instance that of
+// the next.
+func (c *Client) followed(ctx context.Context, follow bool, read func(again bool) error) error {
+	err := read(false)
 	if !errors.Is(err, errStreamEnded) {
 		return err
 	}
 	for follow && c.alive != nil && c.alive() {
-		err = c.stream(ctx, since, true, remember)
+		err = read(true)
 		if !errors.Is(err, errStreamEnded) && !errors.Is(err, ErrNoMaster) && !c.cutOff(err) && !errors.As(err, new(*SilentError)) {
 			break
 		}
@@ -184,15 +195,11 @@ func (c *Client) Events(ctx context.Context, since uint64, follow bool, do func(
 	return err
 }
 
-var errStreamEnded = errors.New("the stream of events has ended")
+var errStreamEnded = errors.New("the stream has ended")
 
-// stream is the events of one master.
-func (c *Client) stream(ctx context.Context, since uint64, follow bool, do func(event.Event) error) error {
-	query := url.Values{"since": {strconv.FormatUint(since, 10)}}
-	if follow {
-		query.Set("follow", "1")
-	}
-	body, x, err := c.call(ctx, http.MethodGet, "/v1/events?"+query.Encode(), nil)
+// stream hands each object of one master's answer to do.
+func stream[T any](ctx context.Context, c *Client, path string, follow bool, do func(T) error) error {
+	body, x, err := c.call(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return err
 	}
@@ -205,8 +212,8 @@ func (c *Client) stream(ctx context.Context, since uint64, follow bool, do func(
 		if !follow {
 			x.limit(answerLimit) // anew: whoever reads what we print may take his time
 		}
-		var e event.Event
-		if err := in.Decode(&e); err != nil {
+		var one T
+		if err := in.Decode(&one); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -215,7 +222,7 @@ func (c *Client) stream(ctx context.Context, since uint64, follow bool, do func(
 			}
 			return errStreamEnded // in the middle of a line, or after one
 		}
-		if err := do(e); err != nil {
+		if err := do(one); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@
 //
 //	GET  /v1/status                    supervisor.Status
 //	GET  /v1/events?since=ID&follow=1  event.Event, one JSON object a line
+//	GET  /v1/logs?worker=ID&n=N&since=TIME&grep=REGEXP&follow=1  LogLine, the same
 //	POST /v1/workers/{id}/kill         {"signal":"TERM"}
 //	POST /v1/stop
 //
@@ -63,6 +64,7 @@ func New(master *supervisor.Master) *Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", s.status)
 	mux.HandleFunc("GET /v1/events", s.events)
+	mux.HandleFunc("GET /v1/logs", s.logs)
 	mux.HandleFunc("POST /v1/workers/{id}/kill", s.kill)
 	mux.HandleFunc("POST /v1/stop", s.stop)
 	s.http = http.Server{
