@@ -18,6 +18,7 @@ const (
 	causeChaos        cause = "chaos"         // a client's /workerKiller, granted
 	causeStartTimeout cause = "start-timeout" // not READY in time, killed by us
 	causeDrainTimeout cause = "drain-timeout" // not gone in time, killed by us
+	causeCannotStart  cause = "cannot-start"  // it never came to be the program
 	causeOOM          cause = "oom"           // SIGKILL that nobody here sent while the cgroup's oom_kill count rose
 )
 
@@ -26,6 +27,8 @@ func (m *Master) judge(c *child, status unix.WaitStatus) (cause, trigger) {
 	m.lookForOOM()
 	oom := status.Signaled() && status.Signal() == unix.SIGKILL && c.killed == "" && m.oom.claim()
 	switch {
+	case c.failure != "":
+		return causeCannotStart, exitCrashed
 	case c.killed == causeStartTimeout:
 		return causeStartTimeout, exitCrashed
 	case c.killed != "":
@@ -87,6 +90,10 @@ var chaosEnds = map[string]func(unix.WaitStatus) bool{
 // SIGABRT or SIGSEGV with its stack traces.
 const goFatal = 2
 
+// shellSignal and a signal's number are the exit code of a shell, a Java machine
+// and others that end in good order because of it.
+const shellSignal = 128
+
 func endsChaos(mode string, status unix.WaitStatus) bool {
 	expected, known := chaosEnds[mode]
 	return !known || expected(status)
@@ -97,6 +104,8 @@ func answers(status unix.WaitStatus, sent unix.Signal) bool {
 	switch {
 	case status.Signaled():
 		return status.Signal() == sent
+	case status.ExitStatus() == shellSignal+int(sent):
+		return true
 	case status.ExitStatus() == goFatal:
 		return sent == unix.SIGQUIT || sent == unix.SIGABRT || sent == unix.SIGSEGV
 	}

@@ -26,6 +26,8 @@ type child struct {
 	chaos    string      // the mode of a death that a client asked for and we granted
 	permit   time.Time   // until when it may use that; zero when it did, or needs not
 	killed   cause       // why we sent SIGKILL, "" when we did not
+	stop     unix.Signal // asks it to drain
+	failure  string      // why it could not become the program, in its own words
 }
 
 // draining tells whether it was asked, or said itself, to leave.
@@ -35,6 +37,7 @@ func (c *child) draining() bool { return !c.deadline.IsZero() || c.killed != "" 
 type exit struct {
 	id     uint64
 	status unix.WaitStatus
+	left   []int // processes that it left behind, and that are ended now
 }
 
 func boardName(id uint64) string { return fmt.Sprintf("board-%d", id) }
@@ -52,7 +55,7 @@ func (m *Master) start(s *seat) error {
 		_ = board.Close()
 		return err
 	}
-	c := &child{id: id, n: s.n, board: board, output: out, started: time.Now()}
+	c := &child{id: id, n: s.n, board: board, output: out, started: time.Now(), stop: m.cfg.Program.stopSignal()}
 	l := m.cfg.launch(who, m.size)
 	l.prints(ends)
 	pid, wait, err := m.platform.start(l)
@@ -66,14 +69,25 @@ func (m *Master) start(s *seat) error {
 	m.platform.store(boardName(id), board.FD())
 	s.starts++
 	s.worker, m.children[id], m.byPID[pid] = c, c, c
+	left := m.sweep(c)
 	// Ends with the worker; Run takes every exit before it returns.
 	go func() {
 		status := wait()
 		out.end()
-		m.exits <- exit{id, status}
+		m.exits <- exit{id, status, left.run(pid)}
 	}()
 	m.publish(m.about(c, event.WorkerStarted))
 	return nil
+}
+
+// sweep is what to do when the worker is gone. Only a program that is not ours
+// may leave processes behind.
+func (m *Master) sweep(c *child) *sweep {
+	s := &sweep{instance: m.cfg.Instance, worker: c.id}
+	if m.cfg.Program.External() {
+		s.keeper, s.began, s.sockets = m.cfg.KeeperPID, startTicks(c.pid), socketNames(m.cfg.Sockets)
+	}
+	return s
 }
 
 // about begins an event of a worker.
@@ -129,12 +143,12 @@ func (m *Master) leaves(c *child, why string) {
 
 // retire asks a worker to finish what it has and go.
 func (m *Master) retire(c *child) {
-	c.asked = unix.SIGTERM
+	c.asked = c.stop
 	if c.draining() {
 		return
 	}
 	m.leaves(c, "asked to")
-	m.platform.kill(c.pid, unix.SIGTERM)
+	m.platform.kill(c.pid, c.stop)
 }
 
 // kill ends a worker and its process group now.
@@ -163,12 +177,18 @@ func (m *Master) exited(x exit) {
 		Cause: string(why), Planned: end == exitPlanned, Uptime: ms(time.Since(c.started)),
 		InFlight: int(last.InFlight()), Accepting: int(last.Accepting), Idle: int(last.Idle),
 	}
+	e.Message = c.failure
 	if c.chaos != "" {
 		e.Message = "chaos: " + c.chaos
 	}
 	m.publish(e)
 	if c.n < len(m.seats) {
-		m.seats[c.n].lastExit = &LastExit{Worker: c.id, Cause: string(why), Time: time.Now(), Planned: e.Planned, InFlight: e.InFlight}
+		m.seats[c.n].lastExit = &LastExit{Worker: c.id, Cause: string(why), Time: time.Now(), Planned: e.Planned, InFlight: e.InFlight, Detail: c.failure}
+	}
+	if len(x.left) > 0 {
+		e := m.about(c, event.Warning)
+		e.Message = fmt.Sprintf("worker %d left processes behind that are in no group of its own, pids %v: killed (a program must stay in the foreground)", c.id, x.left)
+		m.publish(e)
 	}
 	m.repairSockets(c)
 	if s := m.seatOf(c); s != nil {

@@ -26,6 +26,9 @@
 //	orphan.go, state.go   what outlives a master: workers, and a page of numbers
 //	output.go             what workers print: pipes, and the ring of lines
 //	status.go             what the outside may see and wish
+//	program.go            what a worker is given: arguments, environment, descriptors
+//	placement.go          which descriptor a listener stands on
+//	leftover.go           what a worker leaves behind when it is gone
 //	platform.go           the only place that makes system calls about processes
 //
 // # Goroutines
@@ -40,6 +43,13 @@
 //
 // State has one owner, Run. Others send it functions (ask) or facts (exits).
 //
+// # Any program
+//
+// A program that is not this binary is started by a step (package command): this
+// binary once more, which sets LISTEN_PID, gives up rights and executes the
+// program in its own place. What the step cannot do it says by NOTIFY_SOCKET, so
+// a failed start has its reason in the operator's words.
+//
 // # Decisions
 //
 // Where this differs from the first design, and why (2026-11-23):
@@ -50,7 +60,13 @@
 //     systemd service, whatever it was built with.
 //   - LISTEN_PID needs the worker's own pid, which no Go parent knows before the
 //     fork. A worker that is the same binary sets it before main does anything
-//     else; a second exec would cost as much again as the whole start.
+//     else; a second exec would cost as much again as the whole start. Other
+//     programs take it: some 3 ms.
+//   - The listeners of any program are non-blocking, where systemd's are not: the
+//     flag is that of all who share the socket, and a worker that blocks in accept
+//     could not be asked to drain.
+//   - Programs that set their title write over their environment, by which the
+//     keeper knows orphans. So a new master introduces them to it, by the boards.
 //   - Notification sockets are abstract: nothing to clean up, no writable folder,
 //     no limit from a long path. The sender is checked by the kernel's credentials.
 //   - The keeper learns of orphans from /proc at the moment it needs them, by the

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"revenant/supervisor/command"
 	"revenant/supervisor/event"
 	"revenant/supervisor/notify"
 )
@@ -54,6 +55,9 @@ func (m *Master) receive(msg notify.Message) {
 	}
 	if mode, ok := msg.Value(chaosKey); ok {
 		m.chaos(c, mode, msg)
+	}
+	if why, ok := msg.Value(command.FailedKey); ok {
+		c.failure = why
 	}
 	if msg.Says(notify.Ready) {
 		m.saidReady(c)

@@ -333,6 +333,7 @@ func (m *Master) commit(serving int) {
 	}
 	m.committed = true
 	m.state.setReady()
+	m.introduceOrphans()
 	m.platform.tell(notify.Ready, fmt.Sprintf("STATUS=%d of %d workers ready", serving, len(m.seats)))
 	m.publish(event.Event{Kind: event.MasterReady, PID: os.Getpid(), Count: serving})
 	m.publish(event.Event{Kind: event.InstanceReady, Count: serving})
@@ -358,7 +359,7 @@ func (m *Master) lastCauses() string {
 	causes := make([]string, 0, len(m.seats))
 	for _, s := range m.seats {
 		if s.lastExit != nil {
-			causes = append(causes, fmt.Sprintf("slot %d: %s", s.n, s.lastExit.Cause))
+			causes = append(causes, fmt.Sprintf("slot %d: %s", s.n, s.lastExit))
 		}
 	}
 	return strings.Join(causes, "; ")

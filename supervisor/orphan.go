@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -48,6 +49,15 @@ func (m *Master) adoptBoards(stored []notify.NamedFile, outputs map[uint64]*work
 			o.output.end()
 			m.send(func() { m.buried(o) })
 		}()
+	}
+}
+
+// introduceOrphans tells the keeper who its children are that it cannot know by
+// their environment.
+func (m *Master) introduceOrphans() {
+	for id, o := range m.orphans {
+		who := o.board.Identity()
+		m.platform.tell(fmt.Sprintf("%s=%d %d %d %d", notify.OrphanKey, o.board.PID(), who.Generation, id, who.Slot))
 	}
 }
 

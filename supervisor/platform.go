@@ -3,8 +3,6 @@ package supervisor
 import (
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -116,20 +114,4 @@ func awaitPidfd(pidfd int, gone func(fd int) bool) {
 		return
 	}
 	_ = raw.Read(func(fd uintptr) bool { return gone(int(fd)) })
-}
-
-// parentOf reads the fourth field of /proc/PID/stat, behind the command's name
-// in parentheses, which may itself hold any character.
-func parentOf(pid int) int {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
-	fields := strings.Fields(rest)
-	if len(fields) < 2 {
-		return 0
-	}
-	parent, _ := strconv.Atoi(fields[1])
-	return parent
 }

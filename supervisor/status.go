@@ -71,6 +71,14 @@ type LastExit struct {
 	Time     time.Time `json:"time"`
 	Planned  bool      `json:"planned"`
 	InFlight int       `json:"in_flight"`
+	Detail   string    `json:"detail,omitempty"` // what the cause alone does not say
+}
+
+func (e *LastExit) String() string {
+	if e.Detail == "" {
+		return e.Cause
+	}
+	return e.Cause + ": " + e.Detail
 }
 
 // ErrStopped is what a master that is over says to every wish.

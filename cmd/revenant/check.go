@@ -44,6 +44,9 @@ is said at once; the exit code is 2 then. Nothing is started and nothing is boun
 	read := configuration(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		o, err := read(args)
+		if err == nil {
+			err = checkProgram(o)
+		}
 		if err != nil {
 			return err
 		}

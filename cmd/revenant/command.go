@@ -9,9 +9,9 @@ import (
 	"revenant/supervisor/notify"
 )
 
-// command is the tree of subcommands, a file for each. role says what a parent
+// commands is the tree of subcommands, a file for each. role says what a parent
 // started this process as.
-func command(role string) *cobra.Command {
+func commands(role string) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "revenant",
 		Short: "A web server that does not stay dead: one worker per CPU, revived in milliseconds",

@@ -42,6 +42,10 @@ var fileTypes = map[string]configfile.Type{
 	"bool":    configfile.Boolean,
 	"N":       configfile.Number | configfile.Text,
 	"ADDRESS": configfile.Text | configfile.List,
+
+	"NAME=VALUE":       configfile.Text | configfile.List,
+	"N[=ADDRESS]":      configfile.Number | configfile.Text | configfile.List,
+	"NAME=SOFT[:HARD]": configfile.Text | configfile.List,
 }
 
 func fileKeys(options map[string]option) []configfile.Key {
@@ -65,6 +69,12 @@ func (o option) example() string {
 		return "true"
 	case "N":
 		return "4"
+	case "NAME=VALUE":
+		return `["RAILS_ENV=production"]`
+	case "N[=ADDRESS]":
+		return `0`
+	case "NAME=SOFT[:HARD]":
+		return `["nofile=65536", "core=0"]`
 	case "ADDRESS":
 		return `["tcp://127.0.0.1:3000"]`
 	}

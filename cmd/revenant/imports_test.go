@@ -16,17 +16,18 @@ import (
 // import. A package that is not listed may import nothing of either.
 var rules = map[string][]string{
 	"cmd/revenant": {
-		"cmd/revenant/configfile", "supervisor", "supervisor/cgroup", "supervisor/control", "supervisor/event", "supervisor/keeper", "supervisor/listen", "supervisor/notify", "supervisor/output", "worker", "worker/app",
+		"cmd/revenant/configfile", "supervisor", "supervisor/cgroup", "supervisor/command", "supervisor/control", "supervisor/event", "supervisor/keeper", "supervisor/listen", "supervisor/notify", "supervisor/output", "worker", "worker/app",
 		"github.com/google/uuid", "github.com/lmittmann/tint", "github.com/mattn/go-isatty", "github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/sys",
 	},
 	"cmd/revenant/configfile": {"github.com/pelletier/go-toml/v2"},
 	"supervisor/control":      {"supervisor", "supervisor/event", "supervisor/output", "golang.org/x/sys"},
 	"supervisor": {
-		"supervisor/cgroup", "supervisor/event", "supervisor/listen", "supervisor/notify", "supervisor/output", "worker/scoreboard",
+		"supervisor/cgroup", "supervisor/command", "supervisor/event", "supervisor/listen", "supervisor/notify", "supervisor/output", "worker/scoreboard",
 		"github.com/prometheus/procfs", "golang.org/x/sys",
 	},
 	"supervisor/keeper":         {"supervisor/notify", "golang.org/x/sys"},
 	"supervisor/notify":         {"golang.org/x/sys"},
+	"supervisor/command":        {"supervisor/notify", "golang.org/x/sys"},
 	"supervisor/listen":         {"golang.org/x/sys"},
 	"supervisor/event":          {},
 	"supervisor/output":         {},

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"revenant/supervisor"
+	"revenant/supervisor/command"
 	"revenant/supervisor/control"
 	"revenant/supervisor/listen"
 	"revenant/supervisor/notify"
@@ -39,7 +40,10 @@ func main() {
 	// Top and ps -e show this name also for what was started as /proc/self/exe.
 	_ = os.WriteFile("/proc/self/comm", []byte("revenant"), 0)
 	role := takeRole()
-	err := command(role).Execute()
+	if role == notify.RoleCommand {
+		os.Exit(command.Become())
+	}
+	err := commands(role).Execute()
 	if err != nil && !errors.Is(err, errSilent) {
 		fmt.Fprintln(stderr, "revenant:", strings.ReplaceAll(err.Error(), "\n", "\nrevenant: "))
 	}
@@ -53,8 +57,11 @@ func takeRole() string {
 	role := os.Getenv(notify.RoleVariable)
 	if role != "" {
 		outliveReaders()
-		if role == notify.RoleWorker {
+		if role == notify.RoleWorker || role == notify.RoleCommand {
 			volunteer()
+		}
+		if role == notify.RoleCommand {
+			return role // the step cleans its own environment
 		}
 		_ = os.Unsetenv(notify.RoleVariable)
 		_ = os.Setenv(notify.PIDVariable, strconv.Itoa(os.Getpid()))

@@ -18,6 +18,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == asProgram {
+		actProgram(os.Args[2:])
+		return
+	}
 	code := m.Run()
 	supervisortest.Clean()
 	os.Exit(code)

@@ -41,6 +41,7 @@ func runMaster(s *settings) error {
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(50)
 	in := inherit()
+	noInput()
 	err := begin(s, in, signals)
 	if err != nil && in.generation == 1 {
 		// The end of the instance and not a death: the keeper shall not try again. A
@@ -49,6 +50,15 @@ func runMaster(s *settings) error {
 		_ = in.keeper.Send(notify.Stopping)
 	}
 	return err
+}
+
+// noInput gives the workers, which share this process's standard input, an empty
+// one: a program that reads a terminal would fight over it with its siblings.
+func noInput() {
+	if null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+		_ = unix.Dup3(null, 0, 0)
+		_ = unix.Close(null)
+	}
 }
 
 func inherit() inheritance {
@@ -151,7 +161,7 @@ func configure(o instanceOptions, in inheritance, log *slog.Logger) (supervisor.
 func masterSettings(o instanceOptions, cpus cgroup.CPUs, memory cgroup.Memory) (s supervisor.Settings, why string) {
 	n, why := o.workers.Workers(cpus)
 	return supervisor.Settings{
-		Workers: n, Policy: o.policy, Chaos: o.chaos, Program: builtIn(o),
+		Workers: n, Policy: o.policy, Chaos: o.chaos, Program: program(o),
 		Procs:  func(n int) []int { return o.workers.Procs(cpus, n) },
 		Memory: memory.Share,
 	}, why
@@ -162,6 +172,9 @@ func masterSettings(o instanceOptions, cpus cgroup.CPUs, memory cgroup.Memory) (
 func rereader(o instanceOptions, workers int) func() (supervisor.Settings, []string, error) {
 	return func() (supervisor.Settings, []string, error) {
 		again, err := readOptions(o.settings)
+		if err == nil {
+			err = checkProgram(again)
+		}
 		if err != nil {
 			return supervisor.Settings{}, nil, err
 		}
@@ -215,8 +228,18 @@ func openSocket(address listen.Address, kept int) (*listen.Socket, error) {
 	return listen.Bind(context.Background(), address)
 }
 
-// builtIn is the built-in application, as workers run it.
-func builtIn(o instanceOptions) supervisor.Program {
+// program is what workers run: the operator's command, or the built-in application.
+func program(o instanceOptions) supervisor.Program {
+	p := o.program
+	p.Environ, p.LogPassthrough = workerEnviron(os.Environ()), o.logPass
+	if p.Args == nil {
+		p.Path, p.Args = self, builtIn(o)
+	}
+	return p
+}
+
+// builtIn are the arguments of the built-in application.
+func builtIn(o instanceOptions) []string {
 	args := []string{"app"}
 	if o.chaos {
 		args = append(args, "--chaos")
@@ -227,7 +250,7 @@ func builtIn(o instanceOptions) supervisor.Program {
 	if o.logPass && o.logFormat != "auto" { // else we write what it says, and it says it in JSON
 		args = append(args, "--log-format="+o.logFormat)
 	}
-	return supervisor.Program{Path: "/proc/self/exe", Args: args, Environ: workerEnviron(os.Environ()), LogPassthrough: o.logPass}
+	return args
 }
 
 // workerEnviron is the operator's environment without anything of ours: what the
@@ -238,10 +261,14 @@ func workerEnviron(environ []string) []string {
 		ours[o.variable()] = true
 	}
 	var kept []string
+	ours["GOMAXPROCS"] = true // the master's
 	for _, line := range notify.Clean(environ) {
 		if key, _, _ := strings.Cut(line, "="); !ours[key] {
 			kept = append(kept, line)
 		}
+	}
+	if operators, ok := os.LookupEnv(notify.GoProcsVariable); ok {
+		kept = append(kept, "GOMAXPROCS="+operators)
 	}
 	return kept
 }

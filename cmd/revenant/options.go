@@ -30,7 +30,7 @@ type option struct {
 }
 
 // The settings of revenant run.
-var runOptions = []option{
+var runOptions = append([]option{
 	{"listen", "ADDRESS", "tcp://127.0.0.1:3000", "tcp://HOST:PORT or unix:/PATH; may be given again, or a list with commas"},
 	{"workers", "N", "auto", "how many workers: auto (one per CPU that we may use, at least 2), a number, or auto/K for one of K instances on a host"},
 	nameOption,
@@ -43,7 +43,7 @@ var runOptions = []option{
 	{"chaos-token-file", "FILE", "", "holds the token that /workerKiller then asks for; read once, when the instance starts"},
 	{"log-format", "FORMAT", "auto", "auto (pretty on a terminal, else json), json or pretty"},
 	{"log-passthrough", "bool", "false", "let workers print to our own stdout and stderr, untouched: no lines in the log, none for revenant logs"},
-}
+}, programOptions...)
 
 // Settings that name an instance: run and all clients have them.
 var (
@@ -62,6 +62,7 @@ type settings struct {
 	file    *configfile.File // nil without one
 	faults  error            // of the file
 	token   string           // read before, in place of what chaos-token-file says
+	command []string         // what stands behind the flags: the program of the workers
 }
 
 // addOptions declares flags and returns their reader.
@@ -209,6 +210,7 @@ type instanceOptions struct {
 	tokenPath string // of a master: where workers read it
 	logFormat string
 	logPass   bool // workers print where we do
+	program   supervisor.Program
 	settings  *settings
 }
 
@@ -230,6 +232,7 @@ func readOptions(s *settings) (o instanceOptions, err error) {
 	o.logPass = parse(s, &err, "log-passthrough", boolean)
 	o.dir = instanceDir(s, o.name)
 	o.listen = listenAddresses(s, &err)
+	o.program = readProgram(s, &err, o.listen)
 	return o, inOrder(err)
 }
 

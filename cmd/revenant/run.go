@@ -13,7 +13,9 @@ import (
 )
 
 const runLong = `Run an instance in the foreground: a keeper (this process), a master, and the
-workers. It serves the built-in application until it is told to stop.`
+workers. They run the command that stands behind --, any program that can take
+a listening socket as a service of systemd does (LISTEN_FDS); without one they
+serve the built-in application. It runs until it is told to stop.`
 
 const runTables = `
 Signals to this process:
@@ -33,17 +35,20 @@ Exit codes:
 // same command line.
 func runCommand(master bool) *cobra.Command {
 	c := &cobra.Command{
-		Use:   "run [flags]",
+		Use:   "run [flags] [-- COMMAND ARG...]",
 		Short: "Run an instance in the foreground",
+		Args:  commandBehindDashes,
 		Long:  runLong,
 		Example: `  revenant run --chaos
   revenant run --listen tcp://127.0.0.1:3001 --name two --workers auto/2
   revenant run --listen unix:/run/app.sock
-  revenant run --config /etc/revenant.toml`,
+  revenant run --config /etc/revenant.toml
+  revenant run --user www-data -- gunicorn app:app`,
 	}
 	c.SetUsageTemplate(c.UsageTemplate() + runTables)
 	s := addOptions(c.Flags(), runOptions...)
-	c.RunE = func(*cobra.Command, []string) error {
+	c.RunE = func(_ *cobra.Command, command []string) error {
+		s.command = command
 		if master {
 			return runMaster(s)
 		}
@@ -52,9 +57,20 @@ func runCommand(master bool) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if err := checkProgram(o); err != nil {
+			return err
+		}
 		return runKeeper(o)
 	}
 	return c
+}
+
+// commandBehindDashes keeps a command's flags from being taken for ours.
+func commandBehindDashes(c *cobra.Command, args []string) error {
+	if dash := c.ArgsLenAtDash(); dash != 0 && len(args) > 0 {
+		return fmt.Errorf("unexpected argument %q: the command stands behind --", args[0])
+	}
+	return nil
 }
 
 // runKeeper claims the name and becomes the first process of the instance.
@@ -87,6 +103,7 @@ func runKeeper(o instanceOptions) error {
 		Environ:      os.Environ(),
 		Stored:       kept,
 		DrainTimeout: o.policy.DrainTimeout,
+		StopSignal:   o.program.StopSignal,
 		Logger:       log,
 	}))
 }

@@ -22,6 +22,12 @@ type wrong struct {
 	says []string // name, value, cause, remedy
 }
 
+// of is the same with another part of the value in the message.
+func (w wrong) of(value string) wrong {
+	w.says[len(w.says)-1] = value
+	return w
+}
+
 func TestWrongBeginningIsOneLineThatSaysWhatToDoAndLeavesNothing(t *testing.T) {
 	held := holdPort(t)
 	dir := openDir(t)
@@ -64,6 +70,21 @@ func TestWrongBeginningIsOneLineThatSaysWhatToDoAndLeavesNothing(t *testing.T) {
 		flag("chaos-token-file", empty, 2, "holds no token", "(write one line"),
 		flag("log-format", "xml", 2, "unknown value", "(use auto, json, pretty)"),
 		variable("REVENANT_ON_CRASH_LOOP", "panic", 2, "unknown value", "(use backoff, exit)"),
+		flag("env", "NAME", 2, "not NAME=VALUE", "(write it like"),
+		flag("env", "LISTEN_FDS=3", 2, "revenant itself tells", "(choose another"),
+		flag("fd", "2", 2, "not a descriptor for a listener", "(write 0"),
+		flag("fd", "3,3", 2, "given twice", "(remove one)").of("--fd 3: "),
+		flag("fd", "0,4", 2, "only 1 listeners", "(give --listen").of("--fd 4: "),
+		flag("fd", "3=tcp://127.0.0.1:9", 2, "no listener of this address", "(name one of --listen"),
+		flag("chdir", "/no/such/folder", 2, "no such file", "(create it"),
+		flag("umask", "9", 2, "not a mask", "(write it octal"),
+		flag("limit", "files=3", 2, `no limit "files"`, "nofile"),
+		variable("REVENANT_LIMIT", "nofile=many", 2, "not an amount", "(write a number"),
+		flag("limit", "nofile=9:8", 2, "above the hard one", "(exchange"),
+		flag("user", "no-such-user", 2, "no such user", "(create it"),
+		flag("user", "54321", 2, "no user with this number", "name a group"),
+		flag("group", "no-such-group", 2, "no such group", "(create it"),
+		flag("stop-signal", "KILL", 2, "not a signal that asks", "(use one of"),
 		{name: "unknown flag", args: []string{"--wokers=2"}, code: 2, says: []string{"--wokers", "unknown flag", "revenant run --help"}},
 		{name: "flag without value", args: []string{"--workers"}, code: 2, says: []string{"--workers", "needs an argument", "revenant run --help"}},
 		{name: "argument", args: []string{"now"}, code: 2, says: []string{`"now"`, "revenant run --help"}},

@@ -48,8 +48,9 @@ type Config struct {
 	// now on, as if a master had handed them over.
 	Stored       []notify.NamedFile
 	DrainTimeout time.Duration
-	Probation    time.Duration // after an upgrade, for a return to the program before; 0 for none
-	Logger       *slog.Logger  // default: discard
+	Probation    time.Duration  // after an upgrade, for a return to the program before; 0 for none
+	StopSignal   syscall.Signal // asks a worker to drain; default SIGTERM
+	Logger       *slog.Logger   // default: discard
 }
 
 // keeper is the state of Run's goroutine; nothing else touches it.
@@ -103,6 +104,9 @@ func Run(config Config) int {
 		gone: make(chan int), done: make(chan struct{})}
 	if k.Logger == nil {
 		k.Logger = slog.New(slog.DiscardHandler)
+	}
+	if k.StopSignal == 0 {
+		k.StopSignal = syscall.SIGTERM
 	}
 	if k.Executable == "" {
 		k.Executable = "/proc/self/exe"

@@ -82,6 +82,9 @@ func (k *keeper) environ() []string {
 			vars[name] = value
 		}
 	}
+	if operators, ok := vars["GOMAXPROCS"]; ok {
+		vars[notify.GoProcsVariable] = operators
+	}
 	vars["GOMAXPROCS"] = "1"
 	vars[notify.SocketVariable] = k.server.Address()
 	vars[notify.FDsVariable] = strconv.Itoa(1 + len(k.store))
@@ -145,6 +148,9 @@ func (k *keeper) listen(m notify.Message, now time.Time) {
 // hear does what the master says.
 func (k *keeper) hear(m notify.Message, now time.Time) {
 	k.keep(m, &k.store)
+	if who, ok := m.Value(notify.OrphanKey); ok {
+		k.introduce(who, now)
+	}
 	if m.Says(notify.Ready) && k.master.readyAt.IsZero() {
 		k.commit(now)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -68,7 +69,7 @@ func (k *keeper) reap(now time.Time) {
 func (k *keeper) look(now time.Time) {
 	k.lookAt = time.Time{}
 	for _, pid := range children() {
-		if _, leaving := k.leaving[pid]; leaving || pid == k.master.pid || pid == k.candidate.pid || k.orphans[pid] != nil {
+		if k.isMaster(pid) || k.orphans[pid] != nil {
 			continue
 		}
 		o, limbo := identify(pid, k.Instance)
@@ -87,6 +88,11 @@ func (k *keeper) look(now time.Time) {
 	}
 }
 
+func (k *keeper) isMaster(pid int) bool {
+	_, leaving := k.leaving[pid]
+	return leaving || pid == k.master.pid || pid == k.candidate.pid
+}
+
 // wanted tells whether an orphan may go on: it belongs to the generation that serves until the next
 // is ready, to the living master's, or to the candidate's.
 func (k *keeper) wanted(o *orphan) bool {
@@ -101,7 +107,7 @@ func (k *keeper) retire(pid int, o *orphan, now time.Time) {
 	case o.killAt.IsZero():
 		k.Logger.Info("orphan asked to leave", append(facts, "kill_in", humane(k.DrainTimeout))...)
 		o.killAt = now.Add(k.DrainTimeout)
-		unix.Kill(pid, syscall.SIGTERM)
+		unix.Kill(pid, k.stopSignal(o))
 	case !now.Before(o.killAt):
 		k.Logger.Warn("orphan killed: it did not leave in time", facts...)
 		o.killAt = now.Add(time.Second)
@@ -109,11 +115,36 @@ func (k *keeper) retire(pid int, o *orphan, now time.Time) {
 	}
 }
 
+// stopSignal is that of workers; strangers know SIGTERM.
+func (k *keeper) stopSignal(o *orphan) syscall.Signal {
+	if o.generation > 0 {
+		return k.StopSignal
+	}
+	return syscall.SIGTERM
+}
+
 func (o *orphan) facts(pid int) []any {
 	if o.generation == 0 {
 		return []any{"pid", pid}
 	}
 	return []any{"worker", o.worker, "slot", o.slot, "generation", o.generation, "pid", pid}
+}
+
+// introduce takes the master's word for who a child of ours is: a program that sets its title
+// writes over its environment.
+func (k *keeper) introduce(who string, now time.Time) {
+	var pid int
+	var o orphan
+	if _, err := fmt.Sscan(who, &pid, &o.generation, &o.worker, &o.slot); err != nil || o.generation < 1 {
+		k.Logger.Warn("the master introduced an orphan in words that are not known", "words", who)
+		return
+	}
+	known := k.orphans[pid]
+	if k.isMaster(pid) || !slices.Contains(children(), pid) || known != nil && known.generation > 0 {
+		return
+	}
+	k.orphans[pid] = &o
+	k.look(now)
 }
 
 // identify reads who a child is from the environment it was started with. One that is in limbo,

@@ -62,6 +62,15 @@ func Adopt(fd int, name string) (*Socket, error) {
 // os.File around it would close it one day, or make it block.
 func (s *Socket) FD() int { return s.fd }
 
+// Inode is the number by which the kernel names the socket in /proc.
+func (s *Socket) Inode() (uint64, error) {
+	var stat unix.Stat_t
+	if err := unix.Fstat(s.fd, &stat); err != nil {
+		return 0, fmt.Errorf("cannot inspect %s: %w", s.name, err)
+	}
+	return stat.Ino, nil
+}
+
 // Name is the configured address, by which the socket is stored and found again.
 func (s *Socket) Name() Address { return s.name }
 

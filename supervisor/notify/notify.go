@@ -42,9 +42,16 @@ const (
 	UnfitVariable      = "X_REVENANT_UNFIT"       // why the program should be followed by the one before
 	MoreVariable       = "X_REVENANT_MORE"        // in an answer: another one belongs to it
 
+	// GoProcsVariable holds the operator's GOMAXPROCS for a master to hand on, whose own is 1.
+	GoProcsVariable = "X_REVENANT_GOMAXPROCS"
+	// OrphanKey introduces a worker of a dead master to the keeper, which may not know it by its
+	// environment any more: "PID GENERATION WORKER SLOT".
+	OrphanKey = "X_REVENANT_ORPHAN"
+
 	RoleCandidate = "candidate" // of a process that is about to become a master
 	RoleMaster    = "master"
 	RoleWorker    = "worker"
+	RoleCommand   = "command" // about to become a program that is not ours
 
 	WorkerInstanceVariable   = "REVENANT_INSTANCE"
 	WorkerVariable           = "REVENANT_WORKER"
