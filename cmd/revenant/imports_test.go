@@ -19,6 +19,7 @@ var rules = map[string][]string{
 		"cmd/revenant/configfile", "supervisor", "supervisor/cgroup", "supervisor/command", "supervisor/control", "supervisor/event", "supervisor/keeper", "supervisor/listen", "supervisor/notify", "supervisor/output", "worker", "worker/app",
 		"github.com/google/uuid", "github.com/lmittmann/tint", "github.com/mattn/go-isatty", "github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/sys",
 	},
+	"cmd/revenant/watch":      {"github.com/fsnotify/fsnotify", "golang.org/x/sys"},
 	"cmd/revenant/configfile": {"github.com/pelletier/go-toml/v2"},
 	"supervisor/control":      {"supervisor", "supervisor/event", "supervisor/output", "golang.org/x/sys"},
 	"supervisor": {
