@@ -25,6 +25,9 @@ type Config struct {
 	// when there is nothing to read. It is called outside the loop, once at a
 	// time. An error refuses the whole: nothing changes.
 	Reread func() (Settings, []string, error)
+	// Applied is called when what Reread returned last is in force: a reload has
+	// ended well. It may be nil. It runs in the loop.
+	Applied func()
 
 	Instance   string // UUID, for the life of the instance
 	Name       string // what operators call it

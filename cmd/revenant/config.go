@@ -111,6 +111,40 @@ func each(err error) []error {
 	return all
 }
 
+// readOptions reads the settings of a master: the same command line and
+// environment as the keeper had, and the file and the token as the keeper keeps
+// them. What a later master cannot understand is left out, for workers serve that
+// it must not leave alone.
+func (in inheritance) readOptions(s *settings) (o instanceOptions, leftOut []error, err error) {
+	start, err := in.text(keptConfiguration)
+	if err != nil {
+		return o, nil, err
+	}
+	reloaded, err := in.text(keptReloaded)
+	if err != nil {
+		return o, nil, err
+	}
+	token, err := in.text(keptToken)
+	if err != nil {
+		return o, nil, err
+	}
+	s.token = string(token)
+	s.openFile(start)
+	if reloaded != nil {
+		first := *s
+		s.openFile(reloaded)
+		keepLasting(&first, s)
+	}
+	if o, err = readOptions(s); err != nil && in.generation > 1 {
+		leftOut = s.forgive(err)
+		o, err = readOptions(s)
+	}
+	if fd := named(in.stored, keptToken); fd >= 0 {
+		o.tokenPath = memoryPath(fd)
+	}
+	return o, leftOut, err
+}
+
 // forgive makes an older master's configuration one that this binary can begin
 // with: what it does not understand is left out. It is for masters that must not
 // fail, because workers serve and wait for them: after a crash, or when a newer

@@ -81,31 +81,6 @@ func begin(s *settings, in inheritance, signals <-chan os.Signal) error {
 	return supervise(o, in, log, signals)
 }
 
-// readOptions reads the settings of a master: the same command line and
-// environment as the keeper had, and the file and the token as the keeper keeps
-// them. What a later master cannot understand is left out, for workers serve that
-// it must not leave alone.
-func (in inheritance) readOptions(s *settings) (o instanceOptions, leftOut []error, err error) {
-	text, err := in.text(keptConfiguration)
-	if err != nil {
-		return o, nil, err
-	}
-	token, err := in.text(keptToken)
-	if err != nil {
-		return o, nil, err
-	}
-	s.openFile(text)
-	s.token = string(token)
-	if o, err = readOptions(s); err != nil && in.generation > 1 {
-		leftOut = s.forgive(err)
-		o, err = readOptions(s)
-	}
-	if fd := named(in.stored, keptToken); fd >= 0 {
-		o.tokenPath = memoryPath(fd)
-	}
-	return o, leftOut, err
-}
-
 func supervise(o instanceOptions, in inheritance, log *slog.Logger, signals <-chan os.Signal) error {
 	cfg, err := configure(o, in, log)
 	if err != nil {
@@ -150,8 +125,9 @@ func configure(o instanceOptions, in inheritance, log *slog.Logger) (supervisor.
 	if memory.KilledTogether {
 		log.Warn("memory.oom.group is set: one worker that runs out of memory ends the whole container", "limit", memory.Rule)
 	}
+	again := newRereader(o, in, settings.Workers)
 	return supervisor.Config{
-		Settings: settings, Reread: rereader(o, settings.Workers),
+		Settings: settings, Reread: again.reread, Applied: again.applied,
 		Instance: in.instance, Name: o.name, Version: version(), Generation: in.generation, KeeperPID: in.keeperPID,
 		Sockets: sockets, Lifeline: named(in.stored, lifelineName),
 	}, nil
@@ -165,27 +141,6 @@ func masterSettings(o instanceOptions, cpus cgroup.CPUs, memory cgroup.Memory) (
 		Procs:  func(n int) []int { return o.workers.Procs(cpus, n) },
 		Memory: memory.Share,
 	}, why
-}
-
-// rereader reads the settings again: the command line stays what it was, and the
-// CPUs and the memory that we may use are asked anew.
-func rereader(o instanceOptions, workers int) func() (supervisor.Settings, []string, error) {
-	return func() (supervisor.Settings, []string, error) {
-		again, err := readOptions(o.settings)
-		if err == nil {
-			err = checkProgram(again)
-		}
-		if err != nil {
-			return supervisor.Settings{}, nil, err
-		}
-		host := cgroup.Self()
-		s, why := masterSettings(again, host.CPUs(), host.Memory())
-		var changed []string
-		if s.Workers != workers {
-			changed = append(changed, fmt.Sprintf("workers: %d → %d (%s)", workers, s.Workers, why))
-		}
-		return s, changed, nil
-	}
 }
 
 func bound(sockets []*listen.Socket) string {

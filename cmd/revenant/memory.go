@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -16,8 +17,9 @@ import (
 // that takes over from one that died goes on with these, and not with what the
 // files say by then, if they are there at all: a crash changes nothing.
 const (
-	keptConfiguration = "configuration" // the text of the configuration file
-	keptToken         = "token"         // for /workerKiller
+	keptConfiguration = "configuration"          // the text of the configuration file at the start
+	keptReloaded      = "reloaded configuration" // that of the last reload that came into force
+	keptToken         = "token"                  // for /workerKiller
 )
 
 // keepFiles puts into memory what masters shall find there. Nobody gets a token
@@ -80,4 +82,17 @@ func (in inheritance) text(name string) ([]byte, error) {
 		return nil, fmt.Errorf("cannot read the kept %s: %w", name, err)
 	}
 	return text, nil
+}
+
+// keepText has the keeper keep a text under a name, in place of what it had. The
+// keeper lives as long as we do, or our lifeline ends: an error is the beginning
+// of that end.
+func (in inheritance) keepText(name string, text []byte) {
+	f, err := inMemory(name, text)
+	if err != nil {
+		slog.Warn("the next master would go on with an older file", "err", err)
+		return
+	}
+	defer unix.Close(f.FD)
+	_ = in.keeper.SendFiles([]int{f.FD}, notify.StoreFD, notify.FDName(name))
 }

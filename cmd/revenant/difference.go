@@ -1,0 +1,63 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// lasting are the settings that hold for the life of an instance: a reload shows
+// that they differ, and leaves them as they are.
+var lasting = []string{"listen", "name", "runtime-dir", "config", "log-format"}
+
+const anew = "takes effect when the instance is started anew"
+
+// differences lists the settings that have other values than before.
+func differences(old, s *settings) (lines []string) {
+	for _, o := range runOptions {
+		if !differ(old, s, o.name) {
+			continue
+		}
+		note := s.where(o.name)
+		if note == "" {
+			note = string(fromDefault)
+		}
+		if slices.Contains(lasting, o.name) {
+			note += "; " + anew
+		}
+		lines = append(lines, fmt.Sprintf("%s: %s -> %s (%s)", o.name, old.shown(o.name), s.shown(o.name), note))
+	}
+	return lines
+}
+
+func differ(old, s *settings, name string) bool {
+	return !slices.Equal(old.values(name), s.values(name))
+}
+
+func (s *settings) values(name string) []string {
+	values, _ := s.get(name)
+	return values
+}
+
+// shown are a setting's values in a line.
+func (s *settings) shown(name string) string {
+	text := strings.Join(s.values(name), ",")
+	if text == "" {
+		return "none"
+	}
+	return text
+}
+
+// keepLasting puts back what holds for the life of an instance.
+func keepLasting(start, s *settings) {
+	if s.file == nil || start.file == nil {
+		return
+	}
+	for _, name := range lasting {
+		if e, has := start.file.Entries[name]; has {
+			s.file.Entries[name] = e
+		} else {
+			delete(s.file.Entries, name)
+		}
+	}
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"revenant/supervisor"
+	"revenant/supervisor/cgroup"
+	"revenant/supervisor/notify"
+)
+
+// rereader reads the settings again for a reload: the command line and the
+// environment are what they were, the file is read anew, and the CPUs and the
+// memory that we may use are asked anew.
+type rereader struct {
+	in      inheritance
+	inForce instanceOptions
+	workers int
+	token   notify.NamedFile // in force, FD -1 when this process did not make it
+	read    *reading         // what reread returned last
+}
+
+func newRereader(o instanceOptions, in inheritance, workers int) *rereader {
+	return &rereader{in: in, inForce: o, workers: workers, token: notify.NamedFile{FD: -1}}
+}
+
+// reading is what a reload has read and not yet put in force.
+type reading struct {
+	options instanceOptions
+	workers int
+	token   notify.NamedFile // new, FD -1 when it is what it was
+}
+
+// reread returns the settings and a line for each that differs. Until applied is
+// called, nothing of it is in force.
+func (r *rereader) reread() (supervisor.Settings, []string, error) {
+	r.drop()
+	old := r.inForce.settings
+	s := &settings{flags: old.flags, options: old.options, command: old.command}
+	s.openFile(nil)
+	if !differ(old, s, "chaos-token-file") {
+		s.token = r.inForce.token
+	}
+	o, err := readOptions(s)
+	if err == nil {
+		err = checkProgram(o)
+	}
+	if err != nil {
+		return supervisor.Settings{}, nil, err
+	}
+	changes := differences(old, s)
+	keepLasting(old, s)
+	next := &reading{options: o, token: notify.NamedFile{FD: -1}}
+	next.options.logFormat, next.options.dir, next.options.name, next.options.listen = r.inForce.logFormat, r.inForce.dir, r.inForce.name, r.inForce.listen
+	if err := next.keepToken(r.inForce); err != nil {
+		return supervisor.Settings{}, nil, err
+	}
+	r.read = next
+	host := cgroup.Self()
+	result, why := masterSettings(next.options, host.CPUs(), host.Memory())
+	if next.workers = result.Workers; next.workers != r.workers && !differ(old, s, "workers") {
+		changes = append(changes, fmt.Sprintf("workers: %d -> %d (%s)", r.workers, next.workers, why))
+	}
+	return result, changes, nil
+}
+
+// keepToken puts a token that is new where workers can read it.
+func (n *reading) keepToken(inForce instanceOptions) (err error) {
+	if n.options.token == inForce.token {
+		n.options.tokenPath = inForce.tokenPath
+		return nil
+	}
+	n.options.tokenPath = ""
+	if n.options.token == "" {
+		return nil
+	}
+	if n.token, err = inMemory(keptToken, []byte(n.options.token)); err == nil {
+		n.options.tokenPath = memoryPath(n.token.FD)
+	}
+	return err
+}
+
+// applied is called when what was read is in force: from now on it is also what a
+// later master goes on with.
+func (r *rereader) applied() {
+	next, had := r.read, r.inForce
+	if next == nil {
+		return
+	}
+	r.inForce, r.workers, r.read = next.options, next.workers, nil
+	if next.options.tokenPath != had.tokenPath {
+		r.changeToken(next.token)
+	}
+	if file := next.options.settings.file; file != nil {
+		r.in.keepText(keptReloaded, file.Text)
+	}
+}
+
+// changeToken has the keeper keep another token, or none. Of those that this
+// process made, the one in force stays open, for workers to read.
+func (r *rereader) changeToken(token notify.NamedFile) {
+	if r.token.FD >= 0 {
+		_ = unix.Close(r.token.FD)
+	}
+	r.token = token
+	if token.FD < 0 {
+		_ = r.in.keeper.Send(notify.RemoveFD, notify.FDName(keptToken))
+		return
+	}
+	_ = r.in.keeper.SendFiles([]int{token.FD}, notify.StoreFD, notify.FDName(keptToken))
+}
+
+// drop forgets what was read and did not come into force.
+func (r *rereader) drop() {
+	if r.read != nil && r.read.token.FD >= 0 {
+		_ = unix.Close(r.read.token.FD)
+	}
+	r.read = nil
+}
