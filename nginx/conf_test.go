@@ -278,3 +278,24 @@ func TestTimersFitTogether(t *testing.T) {
 		t.Errorf("header buffers %v, want less than a worker's %d bytes", buffers, workerHeaderSize)
 	}
 }
+
+func TestScriptsFindWhatTheyNeedInTheConfiguration(t *testing.T) {
+	conf := must(Parse(files, "production.conf"))
+	for what, got := range map[string][2]string{
+		"pid":     {PIDFile(conf, "/dir"), "/dir/nginx.pid"},
+		"closing": {ClosingFile(conf, "/dir"), "/dir/closing"},
+		"status":  {StatusURL(conf), "http://127.0.0.1:3334/nginx_status"},
+	} {
+		if got[0] != got[1] {
+			t.Errorf("%s: %q, want %q", what, got[0], got[1])
+		}
+	}
+	other := must(Parse(fstest.MapFS{"a.conf": {Data: []byte("pid /run/a.pid; http { server { listen 80; set $closing /c; location /s { stub_status; } } }")}}, "a.conf"))
+	if got := []string{PIDFile(other, "/d"), ClosingFile(other, "/d"), StatusURL(other)}; !slices.Equal(got, []string{"/run/a.pid", "/c", "http://127.0.0.1:80/s"}) {
+		t.Errorf("found %q", got)
+	}
+	tutorial := must(Parse(files, "tutorial.conf"))
+	if got := ClosingFile(tutorial, "/d"); got != "" {
+		t.Errorf("tutorial.conf has the closing file %s", got)
+	}
+}

@@ -23,8 +23,9 @@ const reloadLimit = 20 * time.Second
 // Process is an nginx on this machine. It is Running.
 type Process struct {
 	Path   string // of the program
-	Prefix string // as in nginx -p: the pid file is here
+	Prefix string // as in nginx -p
 	Config string // as in nginx -c
+	PID    string // the pid file; nginx.pid in the prefix by default
 	Status string // the URL of stub_status, "" without one
 }
 
@@ -42,7 +43,10 @@ func (e *NotRunningError) Unwrap() error { return e.Cause }
 
 // Master is the pid of the running nginx, or a NotRunningError.
 func (p *Process) Master() (int, error) {
-	file := filepath.Join(p.Prefix, "nginx.pid")
+	file := p.PID
+	if file == "" {
+		file = filepath.Join(p.Prefix, "nginx.pid")
+	}
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return 0, &NotRunningError{file, errors.Unwrap(err)}

@@ -104,6 +104,7 @@ func (i *Instance) Command(ctx context.Context, verb string, args ...string) *ex
 // Status is what `revenant ps -o json` says.
 type Status struct {
 	Instance   string
+	Version    string
 	State      string
 	Generation int
 	Ready      int
