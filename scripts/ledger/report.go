@@ -18,9 +18,14 @@ type Report struct {
 	Counts     [classes]int
 	Failures   []Failure // in the order of time
 
-	ends      []time.Duration // of the answered, since Begin
-	latencies []time.Duration // of the answered
-	sorted    bool
+	answers   []answered
+	latencies []time.Duration // of the answers, sorted when they are asked for
+}
+
+// answered is one request that was answered right.
+type answered struct {
+	end     time.Duration // since Begin
+	latency time.Duration
 }
 
 // Failure is one request that was not answered right.
@@ -37,18 +42,16 @@ func (f Failure) String() string {
 
 // tally is one client's part of a report.
 type tally struct {
-	counts    [classes]int
-	failures  []Failure
-	ends      []time.Duration
-	latencies []time.Duration
+	counts   [classes]int
+	failures []Failure
+	answers  []answered
 }
 
 func (t *tally) count(id string, o Outcome, due, begin time.Time) {
 	t.counts[o.Class]++
 	switch {
 	case o.Class == Answered:
-		t.ends = append(t.ends, o.End.Sub(begin))
-		t.latencies = append(t.latencies, o.End.Sub(due))
+		t.answers = append(t.answers, answered{o.End.Sub(begin), o.End.Sub(due)})
 	case len(t.failures) < maxFailures:
 		t.failures = append(t.failures, Failure{ID: id, Class: o.Class, Err: o.Err, Begin: o.Begin, End: o.End})
 	}
@@ -59,8 +62,8 @@ func (r *Report) add(t *tally) {
 		r.Counts[class] += n
 	}
 	r.Failures = append(r.Failures, t.failures...)
-	r.ends = append(r.ends, t.ends...)
-	r.latencies = append(r.latencies, t.latencies...)
+	r.answers = append(r.answers, t.answers...)
+	r.latencies = nil
 	slices.SortFunc(r.Failures, func(a, b Failure) int { return a.End.Compare(b.End) })
 }
 
@@ -75,9 +78,9 @@ func Merge(reports ...Report) Report {
 		if r.End.After(all.End) {
 			all.End = r.End
 		}
-		part := tally{counts: r.Counts, failures: r.Failures, latencies: r.latencies, ends: slices.Clone(r.ends)}
-		for i := range part.ends {
-			part.ends[i] += r.Begin.Sub(all.Begin)
+		part := tally{counts: r.Counts, failures: r.Failures, answers: slices.Clone(r.answers)}
+		for i := range part.answers {
+			part.answers[i].end += r.Begin.Sub(all.Begin)
 		}
 		all.add(&part)
 	}
@@ -85,8 +88,8 @@ func Merge(reports ...Report) Report {
 }
 
 func (r *Report) shift(by time.Duration) {
-	for i := range r.ends {
-		r.ends[i] += by
+	for i := range r.answers {
+		r.answers[i].end += by
 	}
 }
 
@@ -118,34 +121,48 @@ func (r Report) Rate() float64 {
 
 // Percentile is the latency that p of 100 answered requests did not exceed.
 func (r *Report) Percentile(p float64) time.Duration {
-	if len(r.latencies) == 0 {
+	if len(r.answers) == 0 {
 		return 0
 	}
-	r.sort()
+	if r.latencies == nil {
+		for _, a := range r.answers {
+			r.latencies = append(r.latencies, a.latency)
+		}
+		slices.Sort(r.latencies)
+	}
 	rank := int(math.Ceil(p / 100 * float64(len(r.latencies))))
 	return r.latencies[max(rank, 1)-1]
+}
+
+// Where is the part of the report that was answered at times for which chosen
+// says yes. Failures are left out: a part is for latencies.
+func (r Report) Where(chosen func(time.Time) bool) Report {
+	part := Report{Begin: r.Begin, End: r.End}
+	for _, a := range r.answers {
+		if chosen(r.Begin.Add(a.end)) {
+			part.Counts[Answered]++
+			part.answers = append(part.answers, a)
+		}
+	}
+	return part
 }
 
 // LongestGap is the longest time in which nobody was answered, and when it
 // began. The times before the first and after the last answer count too.
 func (r *Report) LongestGap() (gap time.Duration, at time.Time) {
-	r.sort()
+	ends := make([]time.Duration, 0, len(r.answers)+1)
+	for _, a := range r.answers {
+		ends = append(ends, a.end)
+	}
+	slices.Sort(ends)
 	last := time.Duration(0)
-	for _, end := range append(slices.Clone(r.ends), r.End.Sub(r.Begin)) {
+	for _, end := range append(ends, r.End.Sub(r.Begin)) {
 		if end-last > gap {
 			gap, at = end-last, r.Begin.Add(last)
 		}
 		last = end
 	}
 	return gap, at
-}
-
-func (r *Report) sort() {
-	if !r.sorted {
-		slices.Sort(r.ends)
-		slices.Sort(r.latencies)
-		r.sorted = true
-	}
 }
 
 // Kinds lists the classes of the failures: "2 reset, 1 cut", or "none".

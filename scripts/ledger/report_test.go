@@ -31,9 +31,13 @@ func TestReportFindsPercentilesAndGaps(t *testing.T) {
 			t.Errorf("p%v = %v, want %v", p, got, want*time.Millisecond)
 		}
 	}
+	early := first.Where(func(end time.Time) bool { return end.Before(at(500)) })
+	if early.Sent() != 3 || early.Failed() != 0 || early.Percentile(99) != 3*time.Millisecond {
+		t.Errorf("the first half: %v", &early)
+	}
 
 	// Another run, begun earlier and ended later, fills the gap.
-	second := Report{Begin: at(-100), End: at(700), ends: []time.Duration{350 * time.Millisecond}, latencies: []time.Duration{1}}
+	second := Report{Begin: at(-100), End: at(700), answers: []answered{{350 * time.Millisecond, 1}}}
 	second.Counts[Answered] = 1
 	for _, order := range [][]Report{{first, second}, {second, first}} {
 		all := Merge(order...)
@@ -49,7 +53,7 @@ func TestReportFindsPercentilesAndGaps(t *testing.T) {
 func TestGapsAtBothEndsCount(t *testing.T) {
 	begin := time.Unix(1000, 0)
 	for _, end := range []time.Duration{1, 9} {
-		report := Report{Begin: begin, End: begin.Add(10), ends: []time.Duration{end}}
+		report := Report{Begin: begin, End: begin.Add(10), answers: []answered{{end: end}}}
 		if gap, _ := report.LongestGap(); gap != 9 {
 			t.Errorf("answer at %v of 10: gap %v, want 9", end, gap)
 		}
