@@ -17,8 +17,16 @@ import (
 // besides. It returns a function that reads and understands them all.
 func configuration(c *cobra.Command) func(args []string) (instanceOptions, error) {
 	s := addOptions(c.Flags(), runOptions...)
-	c.Args = cobra.MaximumNArgs(1)
+	c.Args = func(c *cobra.Command, args []string) error {
+		if dash := c.ArgsLenAtDash(); dash >= 0 {
+			args = args[:dash]
+		}
+		return cobra.MaximumNArgs(1)(c, args)
+	}
 	return func(args []string) (instanceOptions, error) {
+		if dash := c.ArgsLenAtDash(); dash >= 0 {
+			args, s.command = args[:dash], args[dash:]
+		}
 		if len(args) > 0 {
 			if s.from(configOption.name) == fromFlag {
 				return instanceOptions{}, seeHelp(c, fmt.Errorf("two configuration files, --config %s and %s", s.one("config"), args[0]))
@@ -34,7 +42,7 @@ func configuration(c *cobra.Command) func(args []string) (instanceOptions, error
 
 func checkCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "check [flags] [FILE]",
+		Use:   "check [flags] [FILE] [-- COMMAND ARG...]",
 		Short: "Check the settings of an instance: a configuration file, flags and environment",
 		Long: `Check whether revenant run would accept these settings: those in the configuration
 file, the flags that are given here, and the environment. Everything that is wrong
@@ -79,7 +87,7 @@ func count(n int, what string) string {
 
 func configCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "config [flags] [FILE]",
+		Use:   "config [flags] [FILE] [-- COMMAND ARG...]",
 		Short: "Print every setting, and where its value comes from",
 		Long: `Print the settings that revenant run would have with this configuration file, these
 flags and this environment, and for each where its value comes from.`,
@@ -112,15 +120,24 @@ type setting struct {
 	Where  string   `json:"where,omitempty"`
 }
 
+// settingNames are those of all settings of run.
+func settingNames() []string {
+	names := make([]string, 0, len(runOptions)+1)
+	for _, o := range runOptions {
+		names = append(names, o.name)
+	}
+	return append(names, commandKey)
+}
+
 // effective lists all settings of run.
 func effective(s *settings) []setting {
 	list := make([]setting, 0, len(runOptions))
-	for _, o := range runOptions {
-		values, _ := s.get(o.name)
-		if slices.Equal(values, []string{""}) {
+	for _, name := range settingNames() {
+		values, _ := s.get(name)
+		if len(values) == 0 || slices.Equal(values, []string{""}) {
 			values = []string{}
 		}
-		list = append(list, setting{o.name, values, s.from(o.name), s.where(o.name)})
+		list = append(list, setting{name, values, s.from(name), s.where(name)})
 	}
 	return list
 }
@@ -129,7 +146,7 @@ func effective(s *settings) []setting {
 func (s *settings) where(name string) string {
 	switch s.from(name) {
 	case fromFlag:
-		return "--" + name
+		return s.source(name, "")
 	case fromEnvironment:
 		return s.options[name].variable()
 	case fromFile:
@@ -142,7 +159,11 @@ func printSettings(list []setting) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "SETTING\tVALUE\tFROM")
 	for _, s := range list {
-		value := strings.Join(s.Values, ",")
+		separator := ","
+		if s.Name == commandKey {
+			separator = " "
+		}
+		value := strings.Join(s.Values, separator)
 		if value == "" {
 			value = "-"
 		}

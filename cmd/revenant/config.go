@@ -12,7 +12,11 @@ import (
 
 // configOption names the file. There is no default one: an instance whose
 // behaviour hangs on a file that nobody named is a riddle.
-var configOption = option{"config", "FILE", "", "file of settings (TOML), named as here; read when the instance starts and at a reload. No file is read by default"}
+var configOption = option{"config", "FILE", "", "file of settings (TOML), named as here, and command = [\"PROGRAM\", \"ARG\"]; read when the instance starts and at a reload. No file is read by default"}
+
+// commandKey is what stands behind -- on the command line: in a file a list, of
+// the program and its arguments.
+const commandKey = "command"
 
 // openFile reads the configuration file that a flag or variable names, or in its
 // place the text that the keeper kept of it. What is wrong with it is told by
@@ -43,13 +47,13 @@ var fileTypes = map[string]configfile.Type{
 	"N":       configfile.Number | configfile.Text,
 	"ADDRESS": configfile.Text | configfile.List,
 
-	"NAME=VALUE":       configfile.Text | configfile.List,
+	"NAME=VALUE":       configfile.Text | configfile.List | configfile.Table,
 	"N[=ADDRESS]":      configfile.Number | configfile.Text | configfile.List,
-	"NAME=SOFT[:HARD]": configfile.Text | configfile.List,
+	"NAME=SOFT[:HARD]": configfile.Text | configfile.List | configfile.Table,
 }
 
 func fileKeys(options map[string]option) []configfile.Key {
-	keys := make([]configfile.Key, 0, len(options))
+	keys := []configfile.Key{{Name: commandKey, Types: configfile.List, Members: configfile.Text, Example: `["gunicorn", "app:app"]`}}
 	for _, o := range options {
 		k := configfile.Key{Name: o.name, Types: cmp.Or(fileTypes[o.kind], configfile.Text), Example: o.example()}
 		if o.name == configOption.name {

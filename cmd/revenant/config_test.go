@@ -56,6 +56,10 @@ func TestWrongConfigurationIsSaidWholeWithFileLineAndColumn(t *testing.T) {
 			"FILE:4:17: on-crash-loop panic: unknown value (use backoff, exit)"}},
 		{"what a flag covers is checked as a flag", "workers = 0", []string{"--workers=none"}, nil, []string{
 			"--workers none: not a number of workers (write auto, a number such as 4, or auto/2 for one of 2 instances on this host)"}},
+		{"a command that is not there", "command = ['./missing', 'x']", nil, nil, []string{
+			"FILE:1:12: command ./missing: cannot execute ./missing: no such file or directory (check the spelling, or install it)"}},
+		{"a variable in a table", "workers = 1\n[env]\nLISTEN_FDS = 3", nil, nil, []string{
+			"FILE:3:14: env LISTEN_FDS=3: LISTEN_FDS is what revenant itself tells workers (choose another name)"}},
 		{"no such file", "", []string{"--config", missing}, nil, []string{
 			"--config " + missing + ": cannot read the configuration: no such file or directory (name a file that this user can read)"}},
 		{"a folder", "", []string{"--config", "/tmp"}, nil, []string{
@@ -63,7 +67,7 @@ func TestWrongConfigurationIsSaidWholeWithFileLineAndColumn(t *testing.T) {
 	} {
 		path := configured(t, c.text)
 		env := append([]string{"REVENANT_CONFIG=" + path}, c.env...)
-		for _, command := range []string{"check", "config"} {
+		for _, command := range []string{"check", "run"} {
 			out, errs, code := supervisortest.Run(t, env, append([]string{command}, c.args...)...)
 			want := "revenant: " + strings.ReplaceAll(strings.Join(c.want, "\nrevenant: "), "FILE", path) + "\n"
 			if code != exitUsage || out != "" || errs != want {
@@ -87,7 +91,7 @@ func TestNothingStartsWithAWrongConfiguration(t *testing.T) {
 }
 
 func TestFlagGoesBeforeEnvironmentAndThatBeforeTheFileAndThatBeforeTheDefault(t *testing.T) {
-	path := configured(t, "# mine\nname = 'of-the-file'\nworkers = 3\nlisten = ['tcp://127.0.0.1:1', 'tcp://127.0.0.1:2']\nchaos = true\n")
+	path := configured(t, "# mine\nname = 'of-the-file'\nworkers = 3\nlisten = ['tcp://127.0.0.1:1', 'tcp://127.0.0.1:2']\nchaos = true\ncommand = ['sleep', '9']\nenv = {A = 'b'}\n")
 	for _, c := range []struct {
 		name, setting string
 		args, env     []string
@@ -101,11 +105,14 @@ func TestFlagGoesBeforeEnvironmentAndThatBeforeTheFileAndThatBeforeTheDefault(t 
 		{"empty environment is none", "workers", nil, []string{"REVENANT_WORKERS="}, setting{Values: []string{"3"}, From: fromFile, Where: path + ":3"}},
 		{"flag over file", "chaos", []string{"--chaos=false"}, nil, setting{Values: []string{"false"}, From: fromFlag, Where: "--chaos"}},
 		{"flag over environment and file", "workers", []string{"--workers", "5"}, []string{"REVENANT_WORKERS=4"}, setting{Values: []string{"5"}, From: fromFlag, Where: "--workers"}},
+		{"a command of the file", "command", nil, nil, setting{Values: []string{"sleep", "9"}, From: fromFile, Where: path + ":6"}},
+		{"another command", "command", []string{"--", "sleep", "8"}, nil, setting{Values: []string{"sleep", "8"}, From: fromFlag, Where: "--"}},
+		{"a table", "env", nil, nil, setting{Values: []string{"A=b"}, From: fromFile, Where: path + ":7"}},
 		{"a list is replaced and not joined", "listen", []string{"--listen=tcp://127.0.0.1:3"}, nil, setting{Values: []string{"tcp://127.0.0.1:3"}, From: fromFlag, Where: "--listen"}},
 	} {
 		out, errs, code := supervisortest.Run(t, c.env, append([]string{"config", path, "-o", "json"}, c.args...)...)
 		var list []setting
-		if err := json.Unmarshal([]byte(out), &list); err != nil || code != 0 || len(list) != len(runOptions) {
+		if err := json.Unmarshal([]byte(out), &list); err != nil || code != 0 || len(list) != len(runOptions)+1 {
 			t.Fatalf("%s: %v, code %d, %s%s", c.name, err, code, out, errs)
 		}
 		for _, got := range list {

@@ -14,18 +14,18 @@ const anew = "takes effect when the instance is started anew"
 
 // differences lists the settings that have other values than before.
 func differences(old, s *settings) (lines []string) {
-	for _, o := range runOptions {
-		if !differ(old, s, o.name) {
+	for _, name := range settingNames() {
+		if !differ(old, s, name) {
 			continue
 		}
-		note := s.where(o.name)
+		note := s.where(name)
 		if note == "" {
 			note = string(fromDefault)
 		}
-		if slices.Contains(lasting, o.name) {
+		if slices.Contains(lasting, name) {
 			note += "; " + anew
 		}
-		lines = append(lines, fmt.Sprintf("%s: %s -> %s (%s)", o.name, old.shown(o.name), s.shown(o.name), note))
+		lines = append(lines, fmt.Sprintf("%s: %s -> %s (%s)", name, old.shown(name), s.shown(name), note))
 	}
 	return lines
 }
@@ -41,7 +41,11 @@ func (s *settings) values(name string) []string {
 
 // shown are a setting's values in a line.
 func (s *settings) shown(name string) string {
-	text := strings.Join(s.values(name), ",")
+	separator := ","
+	if name == commandKey {
+		separator = " "
+	}
+	text := strings.Join(s.values(name), separator)
 	if text == "" {
 		return "none"
 	}

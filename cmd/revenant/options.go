@@ -62,7 +62,7 @@ type settings struct {
 	file    *configfile.File // nil without one
 	faults  error            // of the file
 	token   string           // read before, in place of what chaos-token-file says
-	command []string         // what stands behind the flags: the program of the workers
+	command []string         // what stands behind --: the program of the workers
 }
 
 // addOptions declares flags and returns their reader.
@@ -105,9 +105,18 @@ func (s *settings) get(name string) (values []string, source string) {
 	case fromFile:
 		values = s.file.Entries[name].Texts()
 	default:
-		values = s.flags.Lookup(name).Value.(*flagValue).values
+		values, _ = s.onCommandLine(name)
 	}
 	return values, s.source(name, "")
+}
+
+// onCommandLine are the values that a setting has there, or the default ones.
+func (s *settings) onCommandLine(name string) (values []string, given bool) {
+	if name == commandKey {
+		return s.command, len(s.command) > 0
+	}
+	flag := s.flags.Lookup(name)
+	return flag.Value.(*flagValue).values, flag.Changed
 }
 
 // source is what one of a setting's values was called where it came from.
@@ -117,6 +126,9 @@ func (s *settings) source(name, value string) string {
 		return s.options[name].variable()
 	case fromFile:
 		return s.file.At(s.file.Entries[name].Find(value), name)
+	}
+	if name == commandKey {
+		return "--"
 	}
 	return "--" + name
 }
@@ -132,8 +144,9 @@ const (
 )
 
 func (s *settings) from(name string) origin {
+	_, given := s.onCommandLine(name)
 	switch {
-	case s.flags.Lookup(name).Changed:
+	case given:
 		return fromFlag
 	case os.Getenv(s.options[name].variable()) != "":
 		return fromEnvironment

@@ -44,8 +44,8 @@ func readProgram(s *settings, err *error, addresses []listen.Address) (p supervi
 	if e := checkPlacements(s, p.Placements, addresses); e != nil {
 		*err = errors.Join(*err, e)
 	}
-	if len(s.command) > 0 {
-		p.Args, p.Step = s.command, &step
+	if command, _ := s.get(commandKey); len(command) > 0 {
+		p.Args, p.Step = command, &step
 		found, e := findProgram(p)
 		p.OwnShare = e != nil || !usesPackageWorker(found)
 		return p
@@ -72,10 +72,14 @@ func checkProgram(o instanceOptions) error {
 	if len(o.program.Args) == 0 {
 		return nil
 	}
-	if _, err := findProgram(o.program); err != nil {
-		return codeError{exitUsage, err}
+	_, err := findProgram(o.program)
+	switch {
+	case err == nil:
+		return nil
+	case o.settings.from(commandKey) == fromFile:
+		return o.settings.wrong(commandKey, o.program.Args[0], err)
 	}
-	return nil
+	return codeError{exitUsage, err}
 }
 
 // findProgram looks a command up where its worker will.

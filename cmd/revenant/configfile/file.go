@@ -14,18 +14,20 @@ import (
 // Type is a set of the types that a key's value may have.
 type Type uint
 
-// The types of values. A List holds values of the other types of its key.
+// The types of values. A List holds values of other types. A Table
+// is the same as a list of "name=value".
 const (
 	Text Type = 1 << iota
 	Number
 	Boolean
 	List
+	Table
 )
 
 // words are the types as people call them.
 func (t Type) words() string {
 	var words []string
-	for i, word := range []string{"text", "a number", "true or false", "a list"} {
+	for i, word := range []string{"text", "a number", "true or false", "a list", "a table"} {
 		if t&(1<<i) != 0 {
 			words = append(words, word)
 		}
@@ -37,6 +39,7 @@ func (t Type) words() string {
 type Key struct {
 	Name    string
 	Types   Type
+	Members Type   // of a list; default the other types
 	Example string // of a value, as it is written in a file
 	Refused string // why this key must not stand in a file, with the remedy; "" when it may
 }

@@ -10,8 +10,10 @@ import (
 
 var keys = []Key{
 	{Name: "chaos", Types: Boolean, Example: "true"},
+	{Name: "command", Types: List, Members: Text, Example: `["node", "x.js"]`},
 	{Name: "config", Types: Text, Refused: "not here (elsewhere)"},
 	{Name: "drain-timeout", Types: Text, Example: `"25s"`},
+	{Name: "env", Types: Text | List | Table, Example: `["A=b"]`},
 	{Name: "listen", Types: Text | List, Example: `["tcp://127.0.0.1:3000"]`},
 	{Name: "workers", Types: Number | Text, Example: "4"},
 }
@@ -32,8 +34,13 @@ func TestEverythingWrongInAFileIsSaidWithPlaceCauseAndRemedy(t *testing.T) {
 		{"unknown, in capitals", "CHAOS = true", "f:1:1: CHAOS: there is no such setting (did you mean chaos?)"},
 		{"unknown, far", "colour = 1", "f:1:1: colour: there is no such setting (all settings: revenant run --help)"},
 		{"dotted", "workers.n = 1", "f:1:1: workers.n: there is no such setting (did you mean workers?)"},
-		{"a table", "[server]\nworkers = 1\nchaos = 7\n", "f:1:2: server: a table, and there are none (write its settings without a header, each in a line like workers = 4)"},
-		{"a list of tables", "[[listen]]\n", "f:1:3: listen: a table, and there are none (write its settings without a header, each in a line like workers = 4)"},
+		{"a table", "[server]\nworkers = 1\nchaos = 7\n", "f:1:2: server: a table, and there is none of this name (write settings without a header, each in a line like workers = 4)"},
+		{"a list of tables", "[[listen]]\n", "f:1:3: listen: a table, and there is none of this name (write settings without a header, each in a line like workers = 4)"},
+		{"a setting behind a table", "[env]\nworkers = []\n", "f:2:1: env: a list where text or a number or true or false belongs (write it like env = [\"A=b\"])"},
+		{"a table twice", "[env]\n[env]\n", "f:2:2: env: stands twice, first in line 1 (remove one)"},
+		{"a name twice", "[env]\nA = 1\nA = 2\n", "f:3:1: env.A: stands twice, first in line 2 (remove one)"},
+		{"a list and a table", "env = []\n[env]\n", "f:2:2: env: stands twice, first in line 1 (remove one)"},
+		{"a list of tables of a table", "[[env]]\n", "f:1:3: env: a table, and there is none of this name (write settings without a header, each in a line like workers = 4)"},
 		{"number for text", "drain-timeout = 30\n", `f:1:17: drain-timeout: a number where text belongs (write it like drain-timeout = "25s")`},
 		{"text for true", "chaos = \"yes\"\n", `f:1:9: chaos: text where true or false belongs (write it like chaos = true)`},
 		{"fraction for number", "workers = 1.5\n", `f:1:11: workers: a fraction where text or a number belongs (write it like workers = 4)`},
@@ -41,6 +48,8 @@ func TestEverythingWrongInAFileIsSaidWithPlaceCauseAndRemedy(t *testing.T) {
 		{"list for one", "workers = [1, 2]\n", `f:1:1: workers: a list where text or a number belongs (write it like workers = 4)`},
 		{"table for one", "workers = {n = 1}\n", `f:1:11: workers: a table where text or a number belongs (write it like workers = 4)`},
 		{"number in a list", "listen = [\n  \"a\",\n  7,\n]\n", `f:3:3: listen: a number where text belongs (write it like listen = ["tcp://127.0.0.1:3000"])`},
+		{"text for a list", "command = 'node x.js'\n", `f:1:11: command: text where a list belongs (write it like command = ["node", "x.js"])`},
+		{"number in a list of text", "command = ['a', 1]\n", `f:1:17: command: a number where text belongs (write it like command = ["node", "x.js"])`},
 		{"list in a list", "listen = [[\"a\"]]\n", `f:1:1: listen: a list where text belongs (write it like listen = ["tcp://127.0.0.1:3000"])`},
 		{"too large", "workers = 99999999999999999999\n", `f:1:11: workers 99999999999999999999: not a number that fits (write it like workers = 4)`},
 		{"twice", "chaos = true\n\nchaos = false\n", "f:3:1: chaos: stands twice, first in line 1 (remove one)"},
@@ -87,6 +96,21 @@ func TestValuesAreTextAndKnowWhereTheyStand(t *testing.T) {
 	}
 	if at := f.Entries["listen"].Find("b"); at != (Place{6, 2}) {
 		t.Errorf("b is found at %v", at)
+	}
+}
+
+func TestTableIsAListOfNamesWithValues(t *testing.T) {
+	for _, text := range []string{
+		"env = ['A=b', 'N=7', 'T=true']", "env = {A = 'b', N = 7, T = true}", "[env]\nA = 'b'\nN = 7\nT = true", "env.A = 'b'\nenv.N = 7\nenv.T = true",
+	} {
+		f, err := Parse("f", []byte(text), keys)
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+			continue
+		}
+		if got := strings.Join(f.Entries["env"].Texts(), " "); got != "A=b N=7 T=true" || f.Entries["env"].Line != 1 {
+			t.Errorf("%q: %q in line %d", text, got, f.Entries["env"].Line)
+		}
 	}
 }
 

@@ -1,9 +1,11 @@
 package configfile
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
@@ -34,7 +36,7 @@ type parser struct {
 	file     *File
 	keys     []Key
 	seen     map[string]Place
-	table    bool // behind a header: what follows belongs to a table
+	table    *Key // behind a header: what follows belongs to its table
 	problems []error
 }
 
@@ -52,45 +54,61 @@ func (p *parser) placeOf(n *unstable.Node, otherwise Place) Place {
 }
 
 func (p *parser) expression(e *unstable.Node) {
-	name, at, dotted := p.keyOf(e)
+	names, at := p.keyOf(e)
 	switch {
 	case e.Kind != unstable.KeyValue:
-		p.table = true
-		p.wrong(at, name, "a table, and there are none (write its settings without a header, each in a line like workers = 4)")
-	case p.table: // said at its header
+		p.header(e, names, at)
+	case p.table != nil:
+		p.member(*p.table, names, e.Value(), at)
 	default:
-		p.setting(e, name, at, dotted)
+		p.setting(e, names, at)
 	}
 }
 
-// keyOf is an expression's key, its parts joined by dots.
-func (p *parser) keyOf(e *unstable.Node) (name string, at Place, dotted bool) {
+// keyOf is an expression's key in parts.
+func (p *parser) keyOf(e *unstable.Node) (names []string, at Place) {
 	for it := e.Key(); it.Next(); {
-		part := string(it.Node().Data)
-		if at == (Place{}) {
-			name, at = part, p.placeOf(it.Node(), at)
-			continue
+		if names = append(names, string(it.Node().Data)); len(names) == 1 {
+			at = p.placeOf(it.Node(), at)
 		}
-		name, dotted = name+"."+part, true
 	}
-	return name, at, dotted
+	return names, at
 }
 
-func (p *parser) setting(e *unstable.Node, name string, at Place, dotted bool) {
-	key, known := p.known(name)
+// once tells whether a key has not stood in the file before.
+func (p *parser) once(name string, at Place) bool {
 	first, twice := p.seen[name]
+	if twice {
+		p.wrong(at, name, "stands twice, first in line %d (remove one)", first.Line)
+		return false
+	}
 	p.seen[name] = at
+	return true
+}
+
+func (p *parser) setting(e *unstable.Node, names []string, at Place) {
+	key, known := p.known(names[0])
+	name := strings.Join(names, ".")
 	switch {
-	case !known || dotted:
+	case known && len(names) > 1 && key.Types&Table != 0:
+		p.seen[key.Name] = at
+		p.member(key, names[1:], e.Value(), at)
+		return
+	case !known || len(names) > 1:
 		p.wrong(at, name, "there is no such setting (%s)", p.meant(name))
+		return
 	case key.Refused != "":
 		p.wrong(at, name, "%s", key.Refused)
-	case twice:
-		p.wrong(at, name, "stands twice, first in line %d (remove one)", first.Line)
-	default:
-		if values, good := p.values(key, e.Value(), at); good {
-			p.file.Entries[name] = Entry{Key: name, Place: at, Values: values}
-		}
+		return
+	case !p.once(name, at):
+		return
+	}
+	if e.Value().Kind == unstable.InlineTable && key.Types&Table != 0 {
+		p.inline(key, e.Value(), at)
+		return
+	}
+	if values, good := p.values(key, e.Value(), at); good {
+		p.file.Entries[name] = Entry{Key: name, Place: at, Values: values}
 	}
 }
 
@@ -113,9 +131,10 @@ func (p *parser) values(key Key, n *unstable.Node, at Place) ([]Value, bool) {
 		p.mistyped(key, key.Types, "a list", at)
 		return nil, false
 	}
+	members := cmp.Or(key.Members, key.Types&^(List|Table))
 	values, all := []Value{}, true
 	for it := n.Children(); it.Next(); {
-		v, good := p.value(key, key.Types&^List, it.Node(), at)
+		v, good := p.value(key, members, it.Node(), at)
 		values, all = append(values, v), all && good
 	}
 	return values, all
