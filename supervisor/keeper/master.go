@@ -160,6 +160,10 @@ func (k *keeper) hear(m notify.Message, now time.Time) {
 	if m.Says(notify.Stopping) {
 		k.master.stopping = true
 		k.sayAbove(notify.Stopping)
+		// The settings that it ends by may be others than those that we began with.
+		if limit, ok := m.ExtendTimeout(); ok && k.stops == 1 && !k.ending {
+			k.killAt = now.Add(limit + masterGrace)
+		}
 	}
 }
 

@@ -3,8 +3,11 @@ package notify
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
+	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,6 +35,16 @@ func (m Message) Says(assignment string) bool {
 	key, value, _ := strings.Cut(assignment, "=")
 	got, ok := m.Value(key)
 	return ok && got == value
+}
+
+// ExtendTimeout is how much time the sender asks for, if it does.
+func (m Message) ExtendTimeout() (time.Duration, bool) {
+	value, _ := m.Value(extendVariable)
+	us, err := strconv.ParseInt(value, 10, 64)
+	if err != nil || us <= 0 || us > int64(math.MaxInt64/time.Microsecond) {
+		return 0, false
+	}
+	return time.Duration(us) * time.Microsecond, true
 }
 
 // Close closes the files of the message.

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Assignments of the protocol that take no value of their own.
@@ -72,6 +73,13 @@ var (
 	// ErrNoAnswer says that the supervisor closed a question without an answer, as one that does not know it will.
 	ErrNoAnswer = errors.New("the supervisor gave no answer")
 )
+
+// ExtendTimeout is the assignment that asks for so much time from now on.
+func ExtendTimeout(d time.Duration) string {
+	return fmt.Sprintf("%s=%d", extendVariable, d.Microseconds())
+}
+
+const extendVariable = "EXTEND_TIMEOUT_USEC"
 
 // FDName is the assignment that names the descriptors sent with it.
 func FDName(name string) string { return "FDNAME=" + EscapeName(name) }
