@@ -59,10 +59,12 @@ func Run(ctx context.Context, handler http.Handler, opts ...Option) error {
 	}
 	var board *scoreboard.Board
 	var orphaned <-chan struct{}
+	var door <-chan *os.File
 	if level().identity.Supervised {
-		board, orphaned = hello(client, o.log)
+		board, orphaned, door = hello(client, o.log)
 	}
 	s := newServer(ctx, handler, board, o)
+	defer s.openDoor(door)()
 	failed, err := s.serve(listeners, own)
 	if err != nil {
 		closeAll(listeners)

@@ -18,6 +18,7 @@ import (
 // Questions that a worker asks, and the answers.
 const (
 	helloQuestion = "X_REVENANT_HELLO"
+	doorQuestion  = "X_REVENANT_DOOR"
 	chaosQuestion = "X_REVENANT_CHAOS"
 	reasonKey     = "X_REVENANT_REASON"
 	granted       = "granted"
@@ -65,22 +66,26 @@ func Permit(ctx context.Context, mode string) error {
 	return &RefusedError{Mode: mode, Reason: reason}
 }
 
-// greeting is what a master answers to hello. Either may be nil: a worker serves without them.
+// greeting is what a master answers to hello. Each may be nil: a worker serves without them.
 type greeting struct {
 	board    *scoreboard.Board
 	lifeline *os.File
+	door     *os.File
 }
 
-// hello fetches the scoreboard, nil without one, and a channel that is closed when the keeper is gone. A
-// master that does not answer in time may do so later, when it is no longer stopped: too late to count, but
+// hello fetches the scoreboard, nil without one, a channel that is closed when the keeper is gone, and one
+// that brings the door, if there is one. A master that does not answer in time may do so later, when it is no longer stopped: too late to count, but
 // the worker must not outlive the instance. So there is one question, which stays open until it is answered
 // or nobody is left who could.
-func hello(client *notify.Client, log *slog.Logger) (*scoreboard.Board, <-chan struct{}) {
-	early, late, gone := make(chan greeting), make(chan struct{}), make(chan struct{})
+func hello(client *notify.Client, log *slog.Logger) (*scoreboard.Board, <-chan struct{}, <-chan *os.File) {
+	early, late, gone, door := make(chan greeting), make(chan struct{}), make(chan struct{}), make(chan *os.File, 1)
 	// Lives until there is no answer to be had, else as long as the process, like the lifeline; nobody waits
 	// for it.
 	go func() {
 		g := greet(client, log)
+		if g.door != nil {
+			door <- g.door
+		}
 		select {
 		case early <- g:
 		case <-late:
@@ -96,21 +101,22 @@ func hello(client *notify.Client, log *slog.Logger) (*scoreboard.Board, <-chan s
 	defer limit.Stop()
 	select {
 	case g := <-early:
-		return g.board, gone
+		return g.board, gone, door
 	case <-limit.C:
 		close(late)
 		log.Warn("master did not greet back, serving uncounted", "waited", helloTimeout.String())
-		return nil, gone
+		return nil, gone, door
 	}
 }
 
 // greet asks until there is an answer or none can come.
 func greet(client *notify.Client, log *slog.Logger) greeting {
-	answer, err := client.Ask(context.Background(), helloQuestion+"=1")
+	question := []string{helloQuestion + "=1", doorQuestion + "=1"}
+	answer, err := client.Ask(context.Background(), question...)
 	for pause := helloTimeout; errors.Is(err, unix.EAGAIN); pause = min(2*pause, time.Minute) {
 		// The master's queue is full: the question did not even reach it.
 		<-time.After(pause)
-		answer, err = client.Ask(context.Background(), helloQuestion+"=1")
+		answer, err = client.Ask(context.Background(), question...)
 	}
 	if err != nil {
 		if !errors.Is(err, notify.ErrNoAnswer) && !errors.Is(err, notify.ErrNoSupervisor) {
@@ -118,13 +124,17 @@ func greet(client *notify.Client, log *slog.Logger) greeting {
 		}
 		return greeting{}
 	}
+	var g greeting
+	if _, ok := answer.Value(doorQuestion); ok && len(answer.Files) > 1 {
+		last := len(answer.Files) - 1
+		g.door, answer.Files = answer.Files[last], answer.Files[:last]
+	}
 	if len(answer.Files) < 1 || len(answer.Files) > 2 {
 		answer.Close()
 		log.Warn("master greeted without scoreboard, serving uncounted", "files", len(answer.Files))
-		return greeting{}
+		return g
 	}
 	defer answer.Files[0].Close()
-	var g greeting
 	if len(answer.Files) == 2 {
 		g.lifeline = answer.Files[1]
 	}

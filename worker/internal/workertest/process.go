@@ -168,10 +168,35 @@ func (p *Process) listen() {
 }
 
 // Greet answers a worker's hello as a master does.
-func (p *Process) Greet(m notify.Message) {
+func (p *Process) Greet(m notify.Message) { p.greet(m, nil) }
+
+// GreetWithDoor does it with a private connection, and returns the master's end, which the test's cleanup
+// closes.
+func (p *Process) GreetWithDoor(m notify.Message) *Client {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		p.t.Error(err)
+		return nil
+	}
+	defer unix.Close(pair[1])
+	p.greet(m, pair[1:], "X_REVENANT_DOOR=1")
+	f := os.NewFile(uintptr(pair[0]), "door")
+	defer f.Close()
+	nc, err := net.FileConn(f)
+	if err != nil {
+		p.t.Error(err)
+		return nil
+	}
+	p.t.Cleanup(func() { nc.Close() })
+	return Over(nc)
+}
+
+func (p *Process) greet(m notify.Message, more []int, said ...string) {
 	raw, err := p.reader.SyscallConn()
 	if err == nil {
-		raw.Control(func(fd uintptr) { m.Answer([]int{p.Board.FD(), int(fd)}, "X_REVENANT_HELLO=1") })
+		raw.Control(func(fd uintptr) {
+			m.Answer(append([]int{p.Board.FD(), int(fd)}, more...), append(said, "X_REVENANT_HELLO=1")...)
+		})
 	}
 }
 
@@ -299,8 +324,13 @@ func DialError(addr net.Addr) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	return Over(nc), nil
+}
+
+// Over speaks on a connection that exists.
+func Over(nc net.Conn) *Client {
 	nc.SetDeadline(time.Now().Add(Patience))
-	return &Client{Conn: nc, r: bufio.NewReader(nc)}, nil
+	return &Client{Conn: nc, r: bufio.NewReader(nc)}
 }
 
 // Send writes a request in one piece and does not wait.
