@@ -19,6 +19,7 @@ const (
 	causeStartTimeout cause = "start-timeout" // not READY in time, killed by us
 	causeDrainTimeout cause = "drain-timeout" // not gone in time, killed by us
 	causeCannotStart  cause = "cannot-start"  // it never came to be the program
+	causeMemoryLimit  cause = "memory-limit"  // asked to leave because it had grown beyond max-memory
 	causeOOM          cause = "oom"           // SIGKILL that nobody here sent while the cgroup's oom_kill count rose
 )
 
@@ -35,6 +36,8 @@ func (m *Master) judge(c *child, status unix.WaitStatus) (cause, trigger) {
 		return c.killed, exitPlanned
 	case c.chaos != "" && endsChaos(c.chaos, status):
 		return causeChaos, exitPlanned
+	case c.asked != 0 && answers(status, c.asked) && c.reason == reasonMaxMemory:
+		return causeMemoryLimit, exitPlanned
 	case c.asked != 0 && answers(status, c.asked):
 		return causeRequested, exitPlanned
 	case oom:

@@ -18,16 +18,21 @@ type child struct {
 	pid     int
 	board   *scoreboard.Board
 	output  *workerOutput
+	door    int // our end of the private connection, -1 without one
 	started time.Time
 	ready   time.Time // zero until it said READY
+	proof   proof
+	limits  Limits // its own
 
-	deadline time.Time   // of its drain; zero while it serves
-	asked    unix.Signal // what we, or an operator through us, sent it to make it end; 0 for nothing
-	chaos    string      // the mode of a death that a client asked for and we granted
-	permit   time.Time   // until when it may use that; zero when it did, or needs not
-	killed   cause       // why we sent SIGKILL, "" when we did not
-	stop     unix.Signal // asks it to drain
-	failure  string      // why it could not become the program, in its own words
+	deadline time.Time     // of its drain; zero while it serves
+	asked    unix.Signal   // what we, or an operator through us, sent it to make it end; 0 for nothing
+	chaos    string        // the mode of a death that a client asked for and we granted
+	permit   time.Time     // until when it may use that; zero when it did, or needs not
+	reason   string        // in what course we asked it: "reload", "max-age", "stop"
+	gone     chan struct{} // closed when it has been reaped
+	killed   cause         // why we sent SIGKILL, "" when we did not
+	stop     unix.Signal   // asks it to drain
+	failure  string        // why it could not become the program, in its own words
 }
 
 // draining tells whether it was asked, or said itself, to leave.
@@ -42,33 +47,36 @@ type exit struct {
 
 func boardName(id uint64) string { return fmt.Sprintf("board-%d", id) }
 
-// start puts a new worker into a seat.
-func (m *Master) start(s *seat) error {
+// start starts a new worker for a seat.
+func (m *Master) start(s *seat) (*child, error) {
 	id := m.state.nextWorker()
 	who := scoreboard.Identity{Worker: id, Slot: s.n, Generation: m.cfg.Generation}
 	board, err := m.board(who)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	out, ends, err := m.openOutput(who)
 	if err != nil {
 		_ = board.Close()
-		return err
+		return nil, err
 	}
-	c := &child{id: id, n: s.n, board: board, output: out, started: time.Now(), stop: m.cfg.Program.stopSignal()}
+	c := &child{
+		id: id, n: s.n, board: board, output: out, door: -1, started: time.Now(), gone: make(chan struct{}),
+		stop: m.cfg.Program.stopSignal(), limits: m.cfg.Recycle.share(),
+	}
 	l := m.cfg.launch(who, m.size)
 	l.prints(ends)
 	pid, wait, err := m.platform.start(l)
 	m.outputBegins(out, who, ends, err)
 	if err != nil {
 		_ = board.Close()
-		return err
+		return nil, err
 	}
 	c.pid = pid
 	board.SetPID(pid)
 	m.platform.store(boardName(id), board.FD())
 	s.starts++
-	s.worker, m.children[id], m.byPID[pid] = c, c, c
+	m.children[id], m.byPID[pid] = c, c
 	left := m.sweep(c)
 	// Ends with the worker; Run takes every exit before it returns.
 	go func() {
@@ -77,7 +85,7 @@ func (m *Master) start(s *seat) error {
 		m.exits <- exit{id, status, left.run(pid)}
 	}()
 	m.publish(m.about(c, event.WorkerStarted))
-	return nil
+	return c, nil
 }
 
 // sweep is what to do when the worker is gone. Only a program that is not ours
@@ -104,14 +112,23 @@ func (m *Master) seatOf(c *child) *seat {
 }
 
 func (m *Master) saidReady(c *child) {
-	s := m.seatOf(c)
-	if s == nil || !c.ready.IsZero() {
+	if !c.ready.IsZero() {
 		return
 	}
-	m.step(s, saidReady)
-	if s.slot.phase != ready {
+	if s := m.succeeds(c); s != nil {
+		m.nowReady(c)
+		m.step(s, successorReady)
 		return
 	}
+	if s := m.seatOf(c); s != nil {
+		m.step(s, saidReady)
+		if s.slot.phase == ready {
+			m.nowReady(c)
+		}
+	}
+}
+
+func (m *Master) nowReady(c *child) {
 	c.ready = time.Now()
 	e := m.about(c, event.WorkerReady)
 	e.Start = ms(c.ready.Sub(c.started))
@@ -131,6 +148,9 @@ func (m *Master) saidStopping(c *child) {
 	if s := m.seatOf(c); s != nil {
 		m.step(s, t)
 	}
+	if s := m.succeeds(c); s != nil {
+		m.fail(s, fmt.Sprintf("worker %d leaves by itself", c.id))
+	}
 }
 
 // leaves starts the clock of a worker's drain.
@@ -142,12 +162,13 @@ func (m *Master) leaves(c *child, why string) {
 }
 
 // retire asks a worker to finish what it has and go.
-func (m *Master) retire(c *child) {
+func (m *Master) retire(c *child, reason string) {
 	c.asked = c.stop
 	if c.draining() {
 		return
 	}
-	m.leaves(c, "asked to")
+	c.reason = reason
+	m.leaves(c, reason)
 	m.platform.kill(c.pid, c.stop)
 }
 
@@ -171,19 +192,24 @@ func (m *Master) exited(x exit) {
 	m.platform.remove(boardName(c.id))
 	m.forgetOutput(c.output)
 	_ = c.board.Close()
+	c.closeDoor()
+	close(c.gone)
 
 	e := m.about(c, event.WorkerExited)
 	e.Exit = &event.Exit{
-		Cause: string(why), Planned: end == exitPlanned, Uptime: ms(time.Since(c.started)),
+		Cause: string(why), Reason: c.reason, Planned: end == exitPlanned, Uptime: ms(time.Since(c.started)),
 		InFlight: int(last.InFlight()), Accepting: int(last.Accepting), Idle: int(last.Idle),
 	}
 	e.Message = c.failure
+	if m.phase != running && c.killed != "" {
+		m.cut += e.InFlight
+	}
 	if c.chaos != "" {
 		e.Message = "chaos: " + c.chaos
 	}
 	m.publish(e)
 	if c.n < len(m.seats) {
-		m.seats[c.n].lastExit = &LastExit{Worker: c.id, Cause: string(why), Time: time.Now(), Planned: e.Planned, InFlight: e.InFlight, Detail: c.failure}
+		m.seats[c.n].lastExit = &LastExit{Worker: c.id, Cause: string(why), Reason: c.reason, Time: time.Now(), Planned: e.Planned, InFlight: e.InFlight, Detail: c.failure}
 	}
 	if len(x.left) > 0 {
 		e := m.about(c, event.Warning)
@@ -194,6 +220,7 @@ func (m *Master) exited(x exit) {
 	if s := m.seatOf(c); s != nil {
 		m.step(s, end)
 	}
+	m.ended(c, end, string(why))
 }
 
 // repairSockets undoes what a worker may have done to the sockets of all, before
@@ -224,11 +251,9 @@ func (m *Master) giveUp(err error) {
 	m.platform.tell(stoppingNotice...)
 	m.closeSockets()
 	m.phase, m.stopping = draining, err.Error()
-	if m.operation != nil {
-		m.finish(m.operation, &StoppingError{m.stopping})
-	}
+	m.cancel(&StoppingError{m.stopping})
 	for _, s := range m.seats {
-		s.slot, s.worker = slot{phase: empty}, nil
+		s.slot, s.worker, s.successor = slot{phase: empty}, nil, nil
 	}
 	for _, c := range m.children {
 		m.kill(c, causeRequested)

@@ -20,14 +20,17 @@ import (
 // fakeWorld is a platform in which processes are entries in a map and time is
 // synctest's. A process does what behave says, as its own goroutine.
 type fakeWorld struct {
-	mu       sync.Mutex
-	lastPID  int
-	living   map[int]*fakeProcess
-	begun    []time.Time // of every start that worked
-	kept     map[string]bool
-	told     []string
-	oom      uint64
-	startErr error
+	mu      sync.Mutex
+	lastPID int
+	living  map[int]*fakeProcess
+	begun   []time.Time // of every start that worked
+	kept    map[string]bool
+	told    []string
+	oom     uint64
+	memory  map[int]int64
+	// of any process at least
+	allMemory int64
+	startErr  error
 
 	behave func(p *fakeProcess)
 	mail   fakeInbox
@@ -44,7 +47,7 @@ type fakeProcess struct {
 }
 
 func newWorld(behave func(*fakeProcess)) *fakeWorld {
-	return &fakeWorld{living: map[int]*fakeProcess{}, kept: map[string]bool{}, behave: behave, lastPID: 100,
+	return &fakeWorld{living: map[int]*fakeProcess{}, kept: map[string]bool{}, memory: map[int]int64{}, behave: behave, lastPID: 100,
 		mail: fakeInbox{arrived: make(chan struct{}, 1000), closed: make(chan struct{})}}
 }
 
@@ -53,6 +56,7 @@ func (w *fakeWorld) platform() platform {
 		start:    w.start,
 		kill:     w.kill,
 		parent:   func(int) int { return 0 },
+		memory:   func(pid int) int64 { w.mu.Lock(); defer w.mu.Unlock(); return max(w.memory[pid], w.allMemory) },
 		oomKills: func() uint64 { w.mu.Lock(); defer w.mu.Unlock(); return w.oom },
 		store:    func(name string, _ ...int) { w.mu.Lock(); defer w.mu.Unlock(); w.kept[name] = true },
 		remove:   func(name string) { w.mu.Lock(); defer w.mu.Unlock(); delete(w.kept, name) },
@@ -71,7 +75,8 @@ func (w *fakeWorld) start(l launch) (int, func() unix.WaitStatus, error) {
 	p := &fakeProcess{world: w, pid: w.lastPID, launch: l, signals: make(chan unix.Signal, 10), dead: make(chan struct{})}
 	w.living[p.pid] = p
 	w.begun = append(w.begun, time.Now())
-	go w.behave(p) // ends with the process, as behave promises
+	behave := w.behave
+	go behave(p) // ends with the process, as behave promises
 	return p.pid, func() unix.WaitStatus { <-p.dead; return p.status }, nil
 }
 
@@ -108,6 +113,9 @@ func (w *fakeWorld) heard() []string {
 }
 
 func (w *fakeWorld) runOutOfMemory() { w.mu.Lock(); defer w.mu.Unlock(); w.oom++ }
+
+// behaves is what processes do that are started from now on.
+func (w *fakeWorld) behaves(how func(*fakeProcess)) { w.mu.Lock(); defer w.mu.Unlock(); w.behave = how }
 
 func (w *fakeWorld) forksFail(err error) { w.mu.Lock(); defer w.mu.Unlock(); w.startErr = err }
 
@@ -281,3 +289,13 @@ func (i *fakeInstance) count(kind event.Kind) (n int) {
 }
 
 var errFork = errors.New("resource temporarily unavailable")
+
+// occupies says how much memory a process occupies.
+func (w *fakeWorld) occupies(pid int, bytes int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.memory[pid] = bytes
+}
+
+// occupyAll says it for whoever was not spoken of.
+func (w *fakeWorld) occupyAll(bytes int64) { w.mu.Lock(); defer w.mu.Unlock(); w.allMemory = bytes }

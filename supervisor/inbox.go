@@ -78,16 +78,6 @@ func (m *Master) sender(pid int) *child {
 	return nil
 }
 
-// hello hands a worker of package worker its scoreboard, and the keeper's
-// lifeline when there is one.
-func (m *Master) hello(c *child, msg notify.Message) {
-	fds := []int{c.board.FD()}
-	if m.cfg.Lifeline >= 0 {
-		fds = append(fds, m.cfg.Lifeline)
-	}
-	_ = msg.Answer(fds, helloKey+"=1") // an asker that has gone needs no answer
-}
-
 // chaos decides whether a worker may end itself because a client asked it to.
 func (m *Master) chaos(c *child, mode string, msg notify.Message) {
 	e := m.about(c, event.ChaosGranted)
@@ -131,6 +121,9 @@ func (m *Master) drainers() int {
 		if s.worker != nil {
 			n--
 		}
+		if s.successor != nil {
+			n--
+		}
 	}
 	return n
 }
@@ -143,7 +136,7 @@ func (m *Master) crowded() bool { return m.drainers() >= 2*len(m.seats)+2 }
 func (m *Master) chaosRefusal(c *child) string {
 	serving := 0
 	for _, s := range m.seats {
-		if s.slot.phase == ready && s.worker.chaos == "" {
+		if s.slot.serves() && s.worker.chaos == "" {
 			serving++
 		}
 	}
@@ -154,7 +147,9 @@ func (m *Master) chaosRefusal(c *child) string {
 		return "the instance is stopping"
 	case c.chaos != "":
 		return "this worker is already on its way out"
-	case m.seatOf(c) == nil || m.seatOf(c).slot.phase != ready:
+	case m.succeeds(c) != nil:
+		return "this worker is not in its place yet"
+	case m.seatOf(c) == nil || !m.seatOf(c).slot.serves():
 		return "this worker is leaving already"
 	case serving < 2:
 		return "it is the last ready worker"

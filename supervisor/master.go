@@ -79,8 +79,13 @@ type Master struct {
 	began     time.Time
 	phase     instancePhase
 	operation *Operation // under way; nil mostly
+	roll      *roll      // the replacing that it does, if it does any
 	begun     uint64     // how many operations there were
 	stopping  string     // why, once the phase is not running
+	leaveAt   time.Time  // when the pre-stop delay ends
+	cut       int        // requests that were cut since then
+	looked    time.Time  // when the limits of recycling were last looked at
+	turn      int        // the slot that is looked at first
 	committed bool       // the keeper was told READY: older generations may go
 	degraded  bool       // and said so
 	signals   int        // requests to stop that came as signals
@@ -99,17 +104,21 @@ type instancePhase int
 
 const (
 	running  instancePhase = iota
+	leaving                // says that it is not ready, and still takes connections
 	emptying               // no new connections; workers accept what is queued
 	draining               // workers were asked to finish
 )
 
 // seat is a slot with what the master remembers of it.
 type seat struct {
-	slot     slot
-	n        int
-	worker   *child // nil when there is none
-	starts   int
-	lastExit *LastExit
+	slot      slot
+	n         int
+	worker    *child    // nil when there is none
+	successor *child    // of the worker, while it is replaced on purpose
+	failure   string    // why the successor cannot take over
+	spared    time.Time // until when it is not recycled, after a successor that could not
+	starts    int
+	lastExit  *LastExit
 }
 
 // New makes a master of inherited descriptors (the state page and the boards of
@@ -160,6 +169,7 @@ func (m *Master) Run(ctx context.Context, signals <-chan os.Signal) error {
 	for {
 		m.review()
 		if m.over() {
+			m.publish(event.Event{Kind: event.InstanceStopped, Count: m.cut, Message: fmt.Sprintf("%d requests cut", m.cut)})
 			return m.outcome
 		}
 		m.setTimer(timer)
@@ -210,6 +220,10 @@ func (m *Master) setTimer(timer *time.Timer) {
 		sooner(c.deadline)
 		sooner(c.permit)
 	}
+	sooner(m.recycleAt())
+	if m.phase == leaving {
+		sooner(m.leaveAt)
+	}
 	// Once it has passed, the first READY commits, and needs no timer.
 	if late := m.began.Add(m.cfg.Policy.StartTimeout); !m.committed && time.Now().Before(late) {
 		sooner(late)
@@ -224,6 +238,10 @@ func (m *Master) setTimer(timer *time.Timer) {
 // tick acts on every deadline that has passed.
 func (m *Master) tick() {
 	now := time.Now()
+	if m.phase == leaving && !now.Before(m.leaveAt) {
+		m.closeDown()
+	}
+	m.recycle(now)
 	for _, s := range m.seats {
 		if d := s.slot.deadline(m.cfg.Policy); !d.IsZero() && !now.Before(d) {
 			m.step(s, tick)
@@ -246,7 +264,7 @@ func (m *Master) step(s *seat, t trigger) {
 		m.publish(event.Event{Kind: event.Warning, Slot: &s.n, Message: fmt.Sprintf("%v cannot happen in phase %v; ignored", t, s.slot.phase)})
 		return
 	}
-	former := s.worker
+	former, successor := s.worker, s.successor
 	switch t {
 	case unwant, leaves, leavesCrowd:
 		if s.slot.phase != killing || t == unwant {
@@ -257,20 +275,35 @@ func (m *Master) step(s *seat, t trigger) {
 	}
 	s.slot = next
 	for _, a := range todo {
-		m.do(s, former, a)
+		m.do(s, former, successor, a)
 	}
 }
 
-func (m *Master) do(s *seat, former *child, a action) {
+func (m *Master) do(s *seat, former, successor *child, a action) {
 	switch a {
 	case actStart:
-		if err := m.start(s); err != nil {
-			s.lastExit = &LastExit{Cause: "cannot start: " + err.Error(), Time: time.Now()}
-			m.publish(event.Event{Kind: event.Warning, Slot: &s.n, Message: fmt.Sprintf("cannot start worker: %v", err)})
+		c, err := m.start(s)
+		if s.worker = c; err != nil {
+			m.cannotStart(s, err)
 			m.step(s, startFailed)
 		}
+	case actSuccessor:
+		c, err := m.start(s)
+		if s.successor = c; err != nil {
+			m.cannotStart(s, err)
+			m.fail(s, "cannot start a worker: "+err.Error())
+		}
+	case actProve:
+		m.prove(s, successor)
+	case actPromote:
+		s.worker, s.successor = successor, nil
+	case actOverdue:
+		m.overdue(s, successor)
+	case actDismiss:
+		s.successor = nil
+		m.dismiss(s, successor)
 	case actRetire:
-		m.retire(former)
+		m.retire(former, m.reason())
 	case actKill:
 		m.kill(former, causeStartTimeout)
 	case actWait:
@@ -280,6 +313,11 @@ func (m *Master) do(s *seat, former *child, a action) {
 				Message: fmt.Sprintf("%d failures in a row", s.slot.fails)})
 		}
 	}
+}
+
+func (m *Master) cannotStart(s *seat, err error) {
+	s.lastExit = &LastExit{Cause: "cannot start: " + err.Error(), Time: time.Now()}
+	m.publish(event.Event{Kind: event.Warning, Slot: &s.n, Message: fmt.Sprintf("cannot start worker: %v", err)})
 }
 
 // resize makes the number of slots n. The highest slots go first. The new size
@@ -304,15 +342,17 @@ func (m *Master) review() {
 	if m.phase != running {
 		return
 	}
+	m.advance()
 	serving, failing, hopeless := 0, 0, 0
 	for _, s := range m.seats {
-		if s.slot.phase == ready {
+		if s.slot.serves() {
 			serving++
+			continue
 		}
-		if s.slot.fails > 0 && s.slot.phase != ready {
+		if s.slot.fails > 0 {
 			failing++
 		}
-		if s.slot.fails >= crashLoop && s.slot.phase != ready {
+		if s.slot.fails >= crashLoop {
 			hopeless++
 		}
 	}

@@ -327,7 +327,7 @@ func TestSignalsChangeTheNumberOfWorkers(t *testing.T) {
 		for _, c := range []struct {
 			signal unix.Signal
 			want   int
-		}{{unix.SIGTTIN, 3}, {unix.SIGTTIN, 4}, {unix.SIGTTOU, 3}, {unix.SIGTTOU, 2}, {unix.SIGTTOU, 1}, {unix.SIGTTOU, 1}, {unix.SIGHUP, 1}} {
+		}{{unix.SIGTTIN, 3}, {unix.SIGTTIN, 4}, {unix.SIGTTOU, 3}, {unix.SIGTTOU, 2}, {unix.SIGTTOU, 1}, {unix.SIGTTOU, 1}, {unix.SIGUSR1, 1}} {
 			i.signals <- c.signal
 			i.pass(time.Second)
 			if s := i.status(); s.Ready != c.want || s.Desired != c.want || len(s.Workers) != c.want {
@@ -335,7 +335,7 @@ func TestSignalsChangeTheNumberOfWorkers(t *testing.T) {
 			}
 		}
 		if i.count(event.SignalIgnored) != 1 {
-			t.Error("SIGHUP has no meaning yet and should be said to be ignored")
+			t.Error("SIGUSR1 has no meaning and should be said to be ignored")
 		}
 	})
 }

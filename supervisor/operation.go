@@ -59,13 +59,16 @@ func (e *StoppingError) Error() string {
 	return fmt.Sprintf("the instance is stopping (%s)", e.Why)
 }
 
-// begin starts an operation. The error is a *BusyError while there is another
+// begin starts an operation; recycling gives way to it. The error is a *BusyError while there is another
 // one, a *StoppingError when the instance is about to end. Whoever begins it sees
 // to it that finish is called. What works for it outside of the loop ends with
 // op.ctx, whose cause says why: a stop does not wait for anybody.
 func (m *Master) begin(kind, who string) (*Operation, error) {
 	if m.phase != running {
 		return nil, &StoppingError{m.stopping}
+	}
+	if op := m.operation; op != nil && op.kind == opRecycle && kind != opRecycle {
+		m.cancel(fmt.Errorf("it gives way to a %s by %s", kind, who))
 	}
 	if op := m.operation; op != nil {
 		return nil, &BusyError{op.kind, op.who, op.since}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
 	"revenant/supervisor/cgroup"
@@ -25,6 +26,8 @@ type platform struct {
 	kill func(pid int, sig unix.Signal)
 	// parent is a process's parent, 0 when unknown.
 	parent func(pid int) int
+	// memory is the resident memory of a process in bytes, 0 when unknown.
+	memory func(pid int) int64
 	// oomKills counts what the kernel killed in our cgroup for want of memory.
 	oomKills func() uint64
 	// store and remove hand descriptors to the keeper and take them back; tell
@@ -47,6 +50,7 @@ func systemPlatform(workers *notify.Server, keeper *notify.Client) platform {
 		start:  startProcess,
 		kill:   func(pid int, sig unix.Signal) { _ = unix.Kill(pid, sig) },
 		parent: parentOf,
+		memory: memoryOf,
 		oomKills: func() uint64 {
 			n, _ := cgroup.Self().OOMKills() // a cgroup that cannot be read proves nothing
 			return n
@@ -114,4 +118,16 @@ func awaitPidfd(pidfd int, gone func(fd int) bool) {
 		return
 	}
 	_ = raw.Read(func(fd uintptr) bool { return gone(int(fd)) })
+}
+
+func memoryOf(pid int) int64 {
+	p, err := procfs.NewProc(pid)
+	if err != nil {
+		return 0
+	}
+	stat, err := p.Stat()
+	if err != nil {
+		return 0
+	}
+	return int64(stat.ResidentMemory())
 }

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ type realInstance struct {
 	notes     string // where workers write pids
 	events    <-chan event.Event
 	result    chan error
+	settings  atomic.Pointer[Settings] // that a reload reads
 }
 
 // runReal starts a master. The test ends when all its workers have.
@@ -44,8 +46,10 @@ func runReal(t *testing.T, cfg Config, behaviour string) *realInstance {
 	}
 	cfg.Lifeline = -1
 	cfg.Generation = 1
-	cfg.Notify = server.Address()
+	cfg.Notify, cfg.Instance = server.Address(), "test"
 	cfg.Program = testProgram(cfg.Program.Path, i.behaviour, i.notes)
+	i.settings.Store(&cfg.Settings)
+	cfg.Reread = func() (Settings, []string, error) { return *i.settings.Load(), nil, nil }
 	if i.Master, err = New(cfg, nil, server, nil); err != nil {
 		t.Fatal(err)
 	}

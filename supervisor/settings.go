@@ -1,5 +1,7 @@
 package supervisor
 
+import "time"
+
 // Settings is the part of a Config that a reload may change. What holds for a
 // worker holds for those that are started from then on.
 type Settings struct {
@@ -12,10 +14,20 @@ type Settings struct {
 	Procs func(n int) []int
 	// Memory is GOMEMLIMIT in bytes for each of n workers, 0 for none. Default none.
 	Memory func(n int) int64
+	// ProbePath is asked of a new worker before the former one leaves. Default "/".
+	ProbePath string
+	// PreStop is how long a stopping instance, which says that it is not ready,
+	// still takes new connections. Default 0.
+	PreStop time.Duration
+	// Recycle says when a worker is replaced because it has served enough.
+	Recycle Limits
 }
 
 func (s Settings) withDefaults() Settings {
 	s.Policy = s.Policy.withDefaults()
 	s.Workers = max(s.Workers, 1)
+	if s.ProbePath == "" {
+		s.ProbePath = "/"
+	}
 	return s
 }

@@ -67,6 +67,42 @@ func TestSlotLife(t *testing.T) {
 		{"a worker that leaves while too many drain is replaced like a crashed one",
 			[]scripted{{0, want}, {ms, saidReady}, {time.Second, leavesCrowd}, {1001 * ms, saidReady}, {2 * time.Second, leavesCrowd}},
 			backoff, 2100 * ms, []action{actWait}},
+		{"replaced on purpose: the worker serves on while a successor starts",
+			[]scripted{{0, want}, {ms, saidReady}, {time.Second, replace}}, replacing, 0, []action{actSuccessor}},
+		{"a successor that is ready has to answer first",
+			[]scripted{{0, want}, {ms, saidReady}, {time.Second, replace}, {1001 * ms, successorReady}}, proving, 0, []action{actProve}},
+		{"only when it has, the worker goes",
+			[]scripted{{0, want}, {ms, saidReady}, {time.Second, replace}, {1001 * ms, successorReady}, {1002 * ms, successorAnswered}},
+			ready, 0, []action{actPromote, actRetire}},
+		{"a successor that ends leaves the worker alone",
+			[]scripted{{0, want}, {ms, saidReady}, {time.Second, replace}, {1001 * ms, successorFailed}}, ready, 0, []action{actDismiss}},
+		{"a successor that answers badly too",
+			[]scripted{{0, want}, {ms, saidReady}, {time.Second, replace}, {1001 * ms, successorReady}, {1002 * ms, successorFailed}},
+			ready, 0, []action{actDismiss}},
+		{"a successor that is not ready in time is given up",
+			[]scripted{{0, want}, {ms, saidReady}, {time.Second, replace}, {2 * time.Second, tick}}, ready, 0, []action{actOverdue, actDismiss}},
+		{"and not before",
+			[]scripted{{0, want}, {ms, saidReady}, {time.Second, replace}, {1999 * ms, tick}}, replacing, 0, nil},
+		{"one that never answers too",
+			[]scripted{{0, want}, {ms, saidReady}, {time.Second, replace}, {1001 * ms, successorReady}, {2 * time.Second, tick}},
+			ready, 0, []action{actOverdue, actDismiss}},
+		{"a worker killed meanwhile has its successor in its place, which goes on starting",
+			[]scripted{{0, want}, {ms, saidReady}, {time.Second, replace}, {1001 * ms, exitKilled}}, starting, 0, []action{actPromote}},
+		{"and is ready in the normal way",
+			[]scripted{{0, want}, {ms, saidReady}, {time.Second, replace}, {1001 * ms, exitKilled}, {1002 * ms, saidReady}}, ready, 0, nil},
+		{"or misses its own deadline",
+			[]scripted{{0, want}, {ms, saidReady}, {time.Second, replace}, {1500 * ms, exitKilled}, {2 * time.Second, tick}}, killing, 0, []action{actKill}},
+		{"a worker killed while its successor is asked leaves a ready slot",
+			[]scripted{{0, want}, {ms, saidReady}, {time.Second, replace}, {1001 * ms, successorReady}, {1002 * ms, exitKilled}},
+			ready, 0, []action{actPromote}},
+		{"a crash counts, also with a successor under way",
+			[]scripted{{0, want}, {ms, saidReady}, {time.Second, replace}, {1001 * ms, exitCrashed}, {1002 * ms, exitCrashed}},
+			backoff, 1102 * ms, []action{actWait}},
+		{"a failed replacement takes no stability away",
+			[]scripted{{0, want}, {0, startFailed}, {ms, saidReady}, {10 * time.Second, replace}, {10001 * ms, successorFailed}, {10002 * ms, exitCrashed}},
+			starting, 0, []action{actStart}},
+		{"scaled away while it is replaced: both go",
+			[]scripted{{0, want}, {ms, saidReady}, {time.Second, replace}, {1001 * ms, unwant}}, empty, 0, []action{actRetire, actDismiss}},
 		{"scaled away: the worker is asked to drain",
 			[]scripted{{0, want}, {ms, saidReady}, {time.Second, unwant}}, empty, 0, []action{actRetire}},
 		{"scaled away while waiting: nothing to drain",
@@ -125,12 +161,17 @@ func TestIllegalPairChangesNothing(t *testing.T) {
 // Every phase answers a tick, and every phase with a worker answers every way
 // that a worker can end: a missing cell would leave a slot dead for ever.
 func TestTableKnowsEveryEnd(t *testing.T) {
-	for p := empty; p <= backoff; p++ {
+	for p := empty; p <= proving; p++ {
 		if table[p][tick] == nil {
 			t.Errorf("phase %v does not know tick", p)
 		}
 	}
-	for _, p := range []phase{starting, ready, killing} {
+	for _, p := range []phase{replacing, proving} {
+		if table[p][successorFailed] == nil {
+			t.Errorf("phase %v does not know %v", p, successorFailed)
+		}
+	}
+	for _, p := range []phase{starting, ready, killing, replacing, proving} {
 		for _, end := range []trigger{exitPlanned, exitKilled, exitCrashed, unwant, leaves, leavesCrowd, saidReady} {
 			if table[p][end] == nil {
 				t.Errorf("phase %v does not know %v", p, end)
@@ -145,6 +186,7 @@ func FuzzSlot(f *testing.F) {
 	f.Add([]byte{0, 3, 6, 3, 7, 7, 7, 8, 8, 8})
 	f.Add([]byte{0, 2, 2, 2, 2, 2, 2, 2, 2, 8, 8, 8, 8})
 	f.Add([]byte{0, 8, 8, 7, 8, 1, 0, 3, 4, 3, 5})
+	f.Add([]byte{0, 3, 10, 11, 12, 10, 13, 10, 7, 3, 10, 11, 7})
 	f.Fuzz(func(t *testing.T, script []byte) {
 		checkInvariants(t, script, func(s slot, now time.Time, tr trigger, p Policy) (slot, []action, bool) { return s.step(now, tr, p) })
 	})
@@ -155,11 +197,11 @@ type stepper func(slot, time.Time, trigger, Policy) (slot, []action, bool)
 func checkInvariants(t testing.TB, script []byte, step stepper) {
 	p := testPolicy()
 	var s slot
-	now, worker, started := epoch, false, 0
+	now, worker, successor := epoch, false, false
 	var busy time.Duration // time spent starting
 	for i, b := range script {
-		tr := trigger(b % 10)
-		now = now.Add(time.Duration(b/10) * 20 * time.Millisecond)
+		tr := trigger(b) % triggers
+		now = now.Add(time.Duration(b/byte(triggers)) * 20 * time.Millisecond)
 		if s.phase == backoff && tr == want {
 			tr = tick // an operator's wish may break the duty rule; it is not under test here
 		}
@@ -177,6 +219,9 @@ func checkInvariants(t testing.TB, script []byte, step stepper) {
 			if was.phase != killing || tr != leaves && tr != leavesCrowd {
 				worker = false
 			}
+			if successor && (len(todo) == 0 || todo[0] != actPromote) {
+				t.Fatalf("step %d: %v in %v leaves a successor behind", i, tr, was.phase)
+			}
 			if was.phase == starting || was.phase == killing {
 				busy += now.Sub(was.began)
 			}
@@ -188,25 +233,39 @@ func checkInvariants(t testing.TB, script []byte, step stepper) {
 			worker = false
 		}
 		for _, a := range todo {
-			if a == actStart {
+			switch a {
+			case actStart:
 				if worker {
 					t.Fatalf("step %d: %v in %v starts a second worker", i, tr, was.phase)
 				}
 				worker = true
-				started++
+			case actSuccessor:
+				if !worker || successor {
+					t.Fatalf("step %d: %v in %v starts a successor, worker=%v, successor=%v", i, tr, was.phase, worker, successor)
+				}
+				successor = true
+			case actPromote, actDismiss:
+				if !successor {
+					t.Fatalf("step %d: %v in %v wants a successor that is not there", i, tr, was.phase)
+				}
+				successor, worker = false, worker || a == actPromote
 			}
 			if a == actRetire && (was.phase == empty || was.phase == backoff) {
 				t.Fatalf("step %d: retires a worker that is not there", i)
 			}
 		}
-		hasWorker := s.phase == starting || s.phase == ready || s.phase == killing
+		hasSuccessor := s.phase == replacing || s.phase == proving
+		if hasSuccessor != successor {
+			t.Fatalf("step %d: after %v in %v the phase is %v but successor=%v", i, tr, was.phase, s.phase, successor)
+		}
+		hasWorker := s.phase == starting || s.phase == killing || s.serves()
 		if hasWorker != worker {
 			t.Fatalf("step %d: after %v in %v the phase is %v but worker=%v", i, tr, was.phase, s.phase, worker)
 		}
 		if s.phase == backoff && s.next.After(now.Add(max(maxDelay, dutyFactor*s.took))) {
 			t.Fatalf("step %d: next start %v away", i, s.next.Sub(now))
 		}
-		if s.phase == starting && was.phase != starting && was.phase != empty &&
+		if slices.Contains(todo, actStart) && was.phase != empty &&
 			was.took > 0 && now.Before(was.began.Add(dutyFactor*was.took)) {
 			t.Fatalf("step %d: started %v after the last start, which took %v", i, now.Sub(was.began), was.took)
 		}
@@ -238,7 +297,7 @@ func TestInvariantsCatchABrokenStep(t *testing.T) {
 		probe := &recorder{TB: t}
 		func() {
 			defer func() { _ = recover() }()
-			checkInvariants(probe, []byte{byte(want), byte(saidReady), byte(exitKilled), byte(saidReady) + 50, byte(exitKilled), byte(saidReady), byte(exitKilled)}, broken)
+			checkInvariants(probe, []byte{byte(want), byte(saidReady), byte(exitKilled), byte(saidReady) + 5*byte(triggers), byte(exitKilled), byte(saidReady), byte(exitKilled)}, broken)
 		}()
 		if !probe.failed {
 			t.Errorf("a step that %s passes", name)

@@ -69,6 +69,8 @@ func mapState(fd int) (*statePage, error) {
 // nextWorker counts up for ever within an instance.
 func (p *statePage) nextWorker() uint64 { return p.workers.Add(1) }
 
+func (p *statePage) newestWorker() uint64 { return p.workers.Load() }
+
 func (p *statePage) everReady() bool { return p.ready.Load() != 0 }
 func (p *statePage) setReady()       { p.ready.Store(1) }
 
@@ -80,6 +82,7 @@ func (p *statePage) sizeOr(n int) int {
 	return n
 }
 
+// setSize notes what an operator asked for; 0 is what the settings say.
 func (p *statePage) setSize(n int) { p.size.Store(uint64(n)) }
 
 func (p *statePage) newestEvent() uint64      { return p.events.Load() }

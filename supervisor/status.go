@@ -11,7 +11,6 @@ import (
 	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
-	"revenant/supervisor/event"
 	"revenant/worker/scoreboard"
 )
 
@@ -60,14 +59,16 @@ type WorkerStatus struct {
 	Failures   int        `json:"failures,omitempty"` // in a row
 	LastExit   *LastExit  `json:"last_exit,omitempty"`
 	NextStart  *time.Time `json:"next_start,omitempty"`
-	Deadline   *time.Time `json:"deadline,omitempty"` // of a drain
-	Former     bool       `json:"former,omitempty"`   // no longer in its slot
+	Deadline   *time.Time `json:"deadline,omitempty"`  // of a drain
+	Former     bool       `json:"former,omitempty"`    // no longer in its slot
+	Successor  bool       `json:"successor,omitempty"` // not in its slot yet: it is to take the place of the worker there
 }
 
 // LastExit is how the former worker of a slot ended.
 type LastExit struct {
 	Worker   uint64    `json:"worker,omitempty"`
 	Cause    string    `json:"cause"`
+	Reason   string    `json:"reason,omitempty"` // in what course it was asked to leave
 	Time     time.Time `json:"time"`
 	Planned  bool      `json:"planned"`
 	InFlight int       `json:"in_flight"`
@@ -131,6 +132,12 @@ func (m *Master) status(now time.Time) Status {
 			w.fill(seat.worker, now)
 		}
 		s.Workers = append(s.Workers, w)
+		if c := seat.successor; c != nil {
+			seated[c.id] = true
+			w := WorkerStatus{Slot: seat.n, State: seat.slot.phase.successor(), Generation: m.cfg.Generation, Successor: true}
+			w.fill(c, now)
+			s.Workers = append(s.Workers, w)
+		}
 	}
 	s.Workers = append(s.Workers, m.formerWorkers(seated, now)...)
 	for _, w := range s.Workers {
@@ -154,8 +161,8 @@ func (m *Master) stateWord(serving int) string {
 }
 
 func (s *seat) status(generation int) WorkerStatus {
-	w := WorkerStatus{Slot: s.n, State: s.slot.phase.String(), Generation: generation, Restarts: max(0, s.starts-1), LastExit: s.lastExit}
-	if s.slot.phase != ready {
+	w := WorkerStatus{Slot: s.n, State: s.slot.phase.worker(), Generation: generation, Restarts: max(0, s.starts-1), LastExit: s.lastExit}
+	if !s.slot.serves() {
 		w.Failures = s.slot.fails
 	}
 	if s.slot.phase == backoff {
@@ -251,30 +258,14 @@ func (m *Master) killWorker(id uint64, sig unix.Signal) error {
 	case sig != unix.SIGTERM:
 		c.asked = sig
 		m.platform.kill(c.pid, sig)
+	case m.succeeds(c) != nil:
+		m.fail(m.succeeds(c), fmt.Sprintf("worker %d was ended by an operator", c.id))
 	case s == nil || s.slot.phase == killing: // on its way out already
 	case m.crowded():
 		return fmt.Errorf("cannot end worker %d: %d workers are still draining (wait, or --signal KILL)", id, m.drainers())
 	default:
-		m.retire(c)
+		m.retire(c, "kill")
 		m.step(s, exitPlanned) // its seat is free from now on
 	}
-	return nil
-}
-
-// maxWorkers bounds a slip of the finger; it is the same as for --workers.
-const maxWorkers = 512
-
-func (m *Master) scale(n int, who string) error {
-	if n < 1 || n > maxWorkers {
-		return fmt.Errorf("cannot run %d workers: from 1 to %d are possible", n, maxWorkers)
-	}
-	op, err := m.begin(opScale, who)
-	if err != nil {
-		return fmt.Errorf("cannot change the number of workers to %d: %w", n, err)
-	}
-	m.state.setSize(n)
-	m.publish(event.Event{Kind: event.WorkersChanged, Count: n})
-	m.resize(n)
-	m.finish(op, nil)
 	return nil
 }

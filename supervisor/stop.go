@@ -11,7 +11,9 @@ import (
 	"revenant/supervisor/notify"
 )
 
-// The stop without resets has three steps (DESIGN 4). First no new connection
+// The stop without resets begins with the pre-stop delay, if there is one: the
+// instance says that it is not ready, so that balancers look elsewhere, and still
+// takes what comes. Then it has three steps (DESIGN 4). First no new connection
 // gets into the queue, and the workers, which still serve, empty it. Then every
 // copy of the listening sockets is closed, so that a late client is refused at
 // once, and the workers are asked to drain. At the deadline what is left is cut.
@@ -36,17 +38,20 @@ func (m *Master) signal(s os.Signal) {
 			return
 		}
 		m.stop("SIG" + signalName(s.(unix.Signal)))
+	case unix.SIGHUP:
+		m.complain(m.reload("SIGHUP"))
 	case unix.SIGTTIN:
-		m.scaleBy(+1, "SIGTTIN")
+		m.complain(m.scale(len(m.seats)+1, "SIGTTIN"))
 	case unix.SIGTTOU:
-		m.scaleBy(-1, "SIGTTOU")
+		m.complain(m.scale(len(m.seats)-1, "SIGTTOU"))
 	default:
 		m.publish(event.Event{Kind: event.SignalIgnored, Message: "SIG" + signalName(s.(unix.Signal)) + " has no meaning here; see revenant run --help"})
 	}
 }
 
-func (m *Master) scaleBy(d int, who string) {
-	if err := m.scale(len(m.seats)+d, who); err != nil {
+// complain tells of a wish by signal that was refused.
+func (m *Master) complain(_ *Operation, err error) {
+	if err != nil {
 		m.publish(event.Event{Kind: event.Warning, Message: err.Error()})
 	}
 }
@@ -56,12 +61,24 @@ func (m *Master) stop(why string) {
 	if m.phase != running {
 		return
 	}
-	m.phase, m.stopping = emptying, why
+	m.phase, m.stopping = leaving, why
 	m.publish(event.Event{Kind: event.InstanceStopping, Message: why})
-	if m.operation != nil {
-		m.finish(m.operation, &StoppingError{why})
+	m.cancel(&StoppingError{why})
+	delay := m.cfg.PreStop
+	if m.countReady() == 0 {
+		delay = 0
 	}
-	m.platform.tell(stoppingNotice...)
+	m.platform.tell(append(stoppingNotice, notify.ExtendTimeout(delay+m.cfg.Policy.DrainTimeout))...)
+	if delay > 0 {
+		m.leaveAt = time.Now().Add(delay)
+		return
+	}
+	m.closeDown()
+}
+
+// closeDown takes no new connection from now on.
+func (m *Master) closeDown() {
+	m.phase = emptying
 	limit := emptyLimit
 	if m.countReady() == 0 {
 		limit = 0
@@ -111,6 +128,10 @@ func (m *Master) closeSockets() {
 func (m *Master) stopNow(s unix.Signal) {
 	m.outcome = &KilledError{s}
 	m.hurry()
+	if m.phase == leaving {
+		m.phase = draining
+		m.closeSockets()
+	}
 	m.resize(0)
 	for _, c := range m.children {
 		m.kill(c, causeRequested)
@@ -120,7 +141,7 @@ func (m *Master) stopNow(s unix.Signal) {
 func (m *Master) countReady() int {
 	n := 0
 	for _, s := range m.seats {
-		if s.slot.phase == ready {
+		if s.slot.serves() {
 			n++
 		}
 	}

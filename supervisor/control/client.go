@@ -229,15 +229,20 @@ func stream[T any](ctx context.Context, c *Client, path string, follow bool, do 
 }
 
 func (c *Client) post(ctx context.Context, path string, body any) error {
-	text, err := json.Marshal(body)
-	if err != nil {
-		return err
-	}
-	answer, _, err := c.call(ctx, http.MethodPost, path, bytes.NewReader(text))
+	answer, _, err := c.send(ctx, path, body)
 	if err != nil {
 		return err
 	}
 	return answer.Close()
+}
+
+// send posts a wish and returns the body of a good answer.
+func (c *Client) send(ctx context.Context, path string, wish any) (io.ReadCloser, *exchange, error) {
+	text, err := json.Marshal(wish)
+	if err != nil {
+		return nil, nil, err
+	}
+	return c.call(ctx, http.MethodPost, path, bytes.NewReader(text))
 }
 
 // cutOff tells that the master died with our connection in its queue: a question

@@ -6,6 +6,14 @@
 //	GET  /v1/logs?worker=ID&n=N&since=TIME&grep=REGEXP&follow=1  LogLine, the same
 //	POST /v1/workers/{id}/kill         {"signal":"TERM"}
 //	POST /v1/stop
+//	POST /v1/reload
+//	POST /v1/restart                   {"worker":3} or {"worker":"all"}
+//	POST /v1/scale                     {"n":4} or {"n":-1,"relative":true}
+//
+// The last three are operations. There is one at a time: while there is, the
+// answer is 409 and says who holds it and since when. Otherwise it is a stream of
+// the operation's events, one JSON object a line, until operation.done or
+// operation.failed. The operation goes on when the client goes away.
 //
 // The socket has mode 0600 in a directory of mode 0700, and the peer's uid is
 // asked from the kernel besides: root and the instance's own user are let in.
@@ -67,6 +75,9 @@ func New(master *supervisor.Master) *Server {
 	mux.HandleFunc("GET /v1/logs", s.logs)
 	mux.HandleFunc("POST /v1/workers/{id}/kill", s.kill)
 	mux.HandleFunc("POST /v1/stop", s.stop)
+	mux.HandleFunc("POST /v1/reload", s.reload)
+	mux.HandleFunc("POST /v1/restart", s.restart)
+	mux.HandleFunc("POST /v1/scale", s.scale)
 	s.http = http.Server{
 		Handler:           known(mux),
 		ReadHeaderTimeout: 5 * time.Second,

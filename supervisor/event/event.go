@@ -26,6 +26,7 @@ const (
 	InstanceReady    Kind = "instance.ready"
 	InstanceDegraded Kind = "instance.degraded"
 	InstanceStopping Kind = "instance.stopping"
+	InstanceStopped  Kind = "instance.stopped"
 	OperationStarted Kind = "operation.started"
 	OperationStep    Kind = "operation.step"
 	OperationDone    Kind = "operation.done"
@@ -65,7 +66,8 @@ type Event struct {
 	*Exit
 	// NextStart is when a slot in backoff is tried again.
 	NextStart *time.Time `json:"next_start,omitempty"`
-	// Count is how many events were lost, or how many workers are wanted.
+	// Count is how many events were lost, how many workers are wanted or ready, or
+	// how many requests a stop has cut.
 	Count int `json:"count,omitempty"`
 }
 
@@ -73,6 +75,9 @@ type Event struct {
 type Exit struct {
 	// Cause is established, never guessed; see package supervisor.
 	Cause string `json:"cause"`
+	// Reason says in what course a worker was asked to leave: "reload", "max-age",
+	// "stop" and others; "" when it was not.
+	Reason string `json:"reason,omitempty"`
 	// Planned exits were asked for and never count as crashes.
 	Planned bool `json:"planned"`
 	// InFlight counts the connections that held a request, or had been taken
@@ -125,7 +130,11 @@ func (e Event) Attrs() []slog.Attr {
 		attrs = append(attrs, slog.Float64("start_ms", e.Start))
 	}
 	if e.Exit != nil {
-		attrs = append(attrs, slog.String("cause", e.Cause), slog.Bool("planned", e.Planned), slog.Int("in_flight", e.InFlight))
+		attrs = append(attrs, slog.String("cause", e.Cause))
+		if e.Reason != "" {
+			attrs = append(attrs, slog.String("reason", e.Reason))
+		}
+		attrs = append(attrs, slog.Bool("planned", e.Planned), slog.Int("in_flight", e.InFlight))
 		if e.Uptime != 0 { // that of an orphan is not known
 			attrs = append(attrs, slog.String("uptime", Humane(time.Duration(e.Uptime*1e6))))
 		}

@@ -1,0 +1,143 @@
+package supervisor
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"revenant/supervisor/notify"
+)
+
+// The door is a private connection to one worker. Requests on the shared socket
+// are answered by whoever accepts first; through its door exactly this worker
+// answers. Package worker asks for it in its HELLO question, serves HTTP on it,
+// and counts nothing there. Any other program has none.
+
+// doorKey stands in the question of a worker that has a door to serve, and in an
+// answer whose last descriptor is one.
+const doorKey = "X_REVENANT_DOOR"
+
+// openDoor makes the connection and returns the end for the worker, -1 when it
+// has one already or none can be made. Answering HELLO matters more.
+func (c *child) openDoor() int {
+	if c.door >= 0 {
+		return -1
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1
+	}
+	c.door = pair[0]
+	return pair[1]
+}
+
+func (c *child) closeDoor() {
+	if c.door >= 0 {
+		_ = unix.Close(c.door)
+		c.door = -1
+	}
+}
+
+// hello hands a worker of package worker its scoreboard, the keeper's lifeline
+// when there is one, and a door when it knows what that is.
+func (m *Master) hello(c *child, msg notify.Message) {
+	fds, said := []int{c.board.FD()}, []string{helloKey + "=1"}
+	if m.cfg.Lifeline >= 0 {
+		fds = append(fds, m.cfg.Lifeline)
+	}
+	if _, ok := msg.Value(doorKey); ok {
+		if theirs := c.openDoor(); theirs >= 0 {
+			defer unix.Close(theirs)
+			fds, said = append(fds, theirs), append(said, doorKey+"=1")
+		}
+	}
+	if msg.Answer(fds, said...) != nil { // an asker that has gone needs no answer
+		c.closeDoor()
+	}
+}
+
+// goneSoon is how long after the end of a worker's connection its death may be
+// heard of: a process closes its descriptors before it can be reaped.
+const goneSoon = 3 * time.Second
+
+// probe has a worker answer a request through its door, until the deadline, and
+// tells the loop. A worker without a door is taken at its word: READY is enough.
+func (m *Master) probe(c *child, deadline time.Time, then func(error)) {
+	if c.door < 0 {
+		then(nil)
+		return
+	}
+	own, err := unix.FcntlInt(uintptr(c.door), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		then(fmt.Errorf("worker %d cannot be asked: %w", c.id, err))
+		return
+	}
+	path := m.cfg.ProbePath
+	// Ends at the deadline at the latest; nobody waits for it.
+	go func() {
+		err := request(own, path, deadline)
+		if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+			wait := time.NewTimer(goneSoon)
+			select { // its exit says more
+			case <-c.gone:
+			case <-wait.C:
+			}
+			wait.Stop()
+		}
+		if err != nil {
+			err = fmt.Errorf("worker %d does not answer GET %s: %w", c.id, path, err)
+		}
+		m.send(func() { then(err) })
+	}()
+}
+
+// StatusError says that a worker answered with a status that is none of a worker
+// that can serve.
+type StatusError struct{ Status int }
+
+func (e *StatusError) Error() string {
+	return fmt.Sprintf("status %d %s", e.Status, http.StatusText(e.Status))
+}
+
+// answerLimit is how much of an answer is read.
+const answerLimit = 1 << 20
+
+// request owns fd. The answer is good when it is whole (or long) and its status
+// is below 500.
+func request(fd int, path string, deadline time.Time) error {
+	f := os.NewFile(uintptr(fd), "door")
+	conn, err := net.FileConn(f)
+	_ = f.Close()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(deadline)
+	r, err := http.NewRequest(http.MethodGet, "http://localhost"+path, nil)
+	if err != nil {
+		return err
+	}
+	r.Header.Set("User-Agent", "revenant-probe")
+	if err := r.Write(conn); err != nil {
+		return err
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(conn), r)
+	if err != nil {
+		return fmt.Errorf("no answer: %w", err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode >= http.StatusInternalServerError {
+		return &StatusError{answer.StatusCode}
+	}
+	if _, err := io.Copy(io.Discard, io.LimitReader(answer.Body, answerLimit)); err != nil {
+		return fmt.Errorf("its answer is cut: %w", err)
+	}
+	return nil
+}
