@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -28,6 +29,7 @@ replaced while the others go on serving.`,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.SetFlagErrorFunc(seeHelp)
+	root.SetArgs(negativeLast(os.Args[1:]))
 	// The library's own check of the word would give another exit code and a page.
 	root.Args = cobra.ArbitraryArgs
 	root.RunE = func(c *cobra.Command, args []string) error {
@@ -42,6 +44,9 @@ replaced while the others go on serving.`,
 		psCommand(),
 		eventsCommand(),
 		logsCommand(),
+		reloadCommand(),
+		restartCommand(),
+		scaleCommand(),
 		killCommand(),
 		healthCommand(),
 		stopCommand(),

@@ -33,12 +33,14 @@ func eventsCommand() *cobra.Command {
 		}
 		show := printEvent
 		if format == "json" {
-			show = func(out io.Writer, e event.Event) error { return json.NewEncoder(out).Encode(e) }
+			show = printJSON
 		}
 		return client.Events(c.Context(), *since, *follow, func(e event.Event) error { return show(os.Stdout, e) })
 	}
 	return c
 }
+
+func printJSON(out io.Writer, e event.Event) error { return json.NewEncoder(out).Encode(e) }
 
 // printEvent prints a line: when, what, and the facts.
 func printEvent(out io.Writer, e event.Event) error {

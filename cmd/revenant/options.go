@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
+	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -38,6 +40,11 @@ var runOptions = append([]option{
 	configOption,
 	{"start-timeout", "TIME", "30s", "how long a worker may take until it is ready"},
 	{"drain-timeout", "TIME", "25s", "how long a worker may take to finish its requests when asked to leave; then it is cut"},
+	{"pre-stop", "TIME", "0s", "how long an instance that is told to stop says that it is not ready, and still takes connections, before it does"},
+	{"probe-path", "PATH", "/", "what a new worker must answer before the former one leaves, with a status below 500; not for programs without package worker"},
+	{"max-requests", "N", "0", "replace a worker that has answered so many requests, a tenth more or less; 0 for never"},
+	{"max-age", "TIME", "0s", "replace a worker that has served for so long, a tenth more or less; 0s for never"},
+	{"max-memory", "SIZE", "0", "replace a worker that occupies so much memory (512M, 1G), a tenth more or less; 0 for never"},
 	{"on-crash-loop", "WHAT", "backoff", "when every worker crashes again and again: backoff (never give up) or exit (code 11)"},
 	{"chaos", "bool", "false", "let GET /workerKiller end workers"},
 	{"chaos-token-file", "FILE", "", "holds the token that /workerKiller then asks for; read once, when the instance starts"},
@@ -202,6 +209,44 @@ func duration(value string) (time.Duration, error) {
 	return d, nil
 }
 
+func durationOrNone(value string) (time.Duration, error) {
+	d, err := time.ParseDuration(value)
+	if err != nil || d < 0 {
+		return 0, fmt.Errorf("not a duration (write it like 30s or 1m30s, or 0s for none)")
+	}
+	return d, nil
+}
+
+func limitNumber(value string) (uint64, error) {
+	n, err := strconv.ParseUint(value, 10, 63)
+	if err != nil {
+		return 0, fmt.Errorf("not a number (write it like 10000, or 0 for no limit)")
+	}
+	return n, nil
+}
+
+// size reads bytes, with K, M or G for powers of 1024.
+func size(value string) (int64, error) {
+	digits, shift := value, 0
+	for unit, bits := range map[string]int{"K": 10, "M": 20, "G": 30} {
+		if cut, ok := strings.CutSuffix(value, unit); ok {
+			digits, shift = cut, bits
+		}
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n < 0 || n > math.MaxInt64>>shift {
+		return 0, fmt.Errorf("not a size (write it like 512M or 1G, or 0 for no limit)")
+	}
+	return n << shift, nil
+}
+
+func httpPath(value string) (string, error) {
+	if u, err := url.ParseRequestURI(value); err != nil || !strings.HasPrefix(value, "/") || u.Host != "" {
+		return "", fmt.Errorf("not the path of a URL (write it like /health)")
+	}
+	return value, nil
+}
+
 func boolean(value string) (bool, error) {
 	yes, err := strconv.ParseBool(value)
 	if err != nil {
@@ -217,6 +262,9 @@ type instanceOptions struct {
 	listen    []listen.Address
 	workers   cgroup.Spec
 	policy    supervisor.Policy
+	preStop   time.Duration
+	probePath string
+	recycle   supervisor.Limits
 	chaos     bool
 	tokenFile string
 	token     string
@@ -235,6 +283,11 @@ func readOptions(s *settings) (o instanceOptions, err error) {
 	o.workers = parse(s, &err, "workers", cgroup.ParseSpec)
 	o.policy.StartTimeout = parse(s, &err, "start-timeout", duration)
 	o.policy.DrainTimeout = parse(s, &err, "drain-timeout", duration)
+	o.preStop = parse(s, &err, "pre-stop", durationOrNone)
+	o.probePath = parse(s, &err, "probe-path", httpPath)
+	o.recycle.Requests = parse(s, &err, "max-requests", limitNumber)
+	o.recycle.Age = parse(s, &err, "max-age", durationOrNone)
+	o.recycle.Memory = parse(s, &err, "max-memory", size)
 	o.policy.ExitOnCrashLoop = parse(s, &err, "on-crash-loop", oneOf("backoff", "exit")) == "exit"
 	o.chaos = parse(s, &err, "chaos", boolean)
 	o.tokenFile = s.one("chaos-token-file")

@@ -20,6 +20,7 @@ serve the built-in application. It runs until it is told to stop.`
 const runTables = `
 Signals to this process:
   TERM, INT, QUIT   stop: finish every request, then exit with 0; a second one stops at once
+  HUP               reload: read the settings again and replace every worker
   TTIN, TTOU        one worker more, one less
   all others        no meaning, ignored
 

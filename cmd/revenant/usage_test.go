@@ -64,6 +64,12 @@ func TestWrongBeginningIsOneLineThatSaysWhatToDoAndLeavesNothing(t *testing.T) {
 		variable("REVENANT_NAME", "..", 2, "not a name", "(use up to 64"),
 		flag("start-timeout", "30", 2, "not a positive duration", "(write it like 30s"),
 		variable("REVENANT_DRAIN_TIMEOUT", "0s", 2, "not a positive duration", "(write it like 30s"),
+		flag("pre-stop", "-1s", 2, "not a duration", "(write it like 30s"),
+		flag("max-age", "soon", 2, "not a duration", "or 0s for none"),
+		flag("max-requests", "-1", 2, "not a number", "(write it like 10000"),
+		flag("max-memory", "lots", 2, "not a size", "(write it like 512M"),
+		flag("max-memory", "9999999999G", 2, "not a size", "(write it like 512M"),
+		flag("probe-path", "health", 2, "not the path", "(write it like /health)"),
 		flag("chaos", "perhaps", 2, "neither true nor false", "(use true or 1"),
 		variable("REVENANT_CHAOS", "maybe", 2, "neither true nor false", "(use true or 1"),
 		flag("chaos-token-file", "/nonexistent/token", 2, "no such file", "(name a file"),
@@ -251,6 +257,10 @@ func TestCommandThatDoesNotExistIsWrongUsage(t *testing.T) {
 		{[]string{"kill"}, []string{"WORKER", "revenant kill --help"}},
 		{[]string{"kill", "first"}, []string{"WORKER first: ", "(see revenant ps)"}},
 		{[]string{"kill", "1", "--signal=FOO"}, []string{"--signal FOO: ", "TERM KILL"}},
+		{[]string{"restart"}, []string{"WORKER", "revenant restart --help"}},
+		{[]string{"restart", "every"}, []string{"WORKER every: ", "nor all"}},
+		{[]string{"scale", "0"}, []string{"N 0: ", "(write 4, +1 or -1)"}},
+		{[]string{"scale", "more"}, []string{"N more: ", "(write 4, +1 or -1)"}},
 		{[]string{"health", "--name=a b"}, []string{"--name a b: ", "(use up to 64"}},
 		{[]string{"app", "--listen=nowhere"}, []string{"--listen nowhere: ", "(write tcp://"}},
 	} {
@@ -264,7 +274,7 @@ func TestHelpNamesEveryFlagItsVariableTheSignalsAndTheExitCodes(t *testing.T) {
 	if code != 0 || errs != "" {
 		t.Errorf("code %d, stderr %q", code, errs)
 	}
-	words := []string{"TERM, INT, QUIT", "TTIN, TTOU", "ignored"}
+	words := []string{"TERM, INT, QUIT", "HUP", "TTIN, TTOU", "ignored"}
 	for _, o := range runOptions {
 		words = append(words, "--"+o.name, "[$"+o.variable()+"]")
 	}
