@@ -44,13 +44,14 @@ func actProgram(deeds []string) {
 }
 
 var actions = map[string]func(object string){
-	"ready":  func(string) { tellAbove(notify.Ready) },
-	"serve":  actServe,
-	"note":   actNote,
-	"exit":   func(code string) { n, _ := strconv.Atoi(code); os.Exit(n) },
-	"forget": func(string) { forgetEnvironment() },
-	"daemon": actDaemon,
-	"hang":   func(string) { select {} },
+	"ready":   func(string) { tellAbove(notify.Ready) },
+	"serve":   actServe,
+	"note":    actNote,
+	"exit":    func(code string) { n, _ := strconv.Atoi(code); os.Exit(n) },
+	"forget":  func(string) { forgetEnvironment() },
+	"daemon":  actDaemon,
+	"endless": actEndless,
+	"hang":    func(string) { select {} },
 }
 
 func tellAbove(state ...string) {
