@@ -22,6 +22,10 @@
 //	master.go             the loop that owns all state
 //	child.go, cause.go    one worker as the master sees it; why it ended
 //	inbox.go              what workers say and ask
+//	operation.go          what somebody changes: one thing at a time
+//	replace.go            a new worker for a slot before the former one leaves
+//	reload.go, recycle.go what is made of that: by wish, and by wear
+//	door.go               a question that exactly one worker answers
 //	stop.go               the end without resets
 //	orphan.go, state.go   what outlives a master: workers, and a page of numbers
 //	output.go             what workers print: pipes, and the ring of lines
@@ -38,6 +42,8 @@
 //	one per worker       start        the worker has been reaped     Run, at its exit
 //	two per worker       start        its pipe does, or the worker   the one above
 //	watchInbox           Run          the notify server is closed    nobody; it holds nothing
+//	a question           probe        at the start timeout           nobody; it holds its descriptor
+//	reading settings     reload       when they are read             nobody; a stop does not wait
 //	emptying the queues  stop         within a second                Run
 //	one per orphan       New          the orphan, or Run, has ended  nobody; it holds its pidfd
 //
@@ -87,4 +93,16 @@
 //   - A permit for chaos takes a worker out of the count of those that serve at
 //     once, not when it is dead: two requests at the same time cannot both be
 //     the one that leaves nobody.
+//   - A slot that is replaced on purpose knows two workers, and only then. The
+//     successor has to answer a request before the former worker goes: READY
+//     alone says that a program has started, not that it works. What it is asked
+//     comes over a connection of its own (the door), for on a shared socket
+//     nobody knows who accepts, and it would count as a client's.
+//   - A successor that was ready and answered badly is asked to drain, not killed:
+//     it has taken connections from the queue of all.
+//   - When a reload fails half-way, the workers that were replaced stay: they have
+//     answered, and a second replacing of each is a second risk. The settings for
+//     whoever is started next are the former ones, and it says so.
+//   - Recycling is an operation like others, but gives way to what people want:
+//     nobody is refused because a worker was too old.
 package supervisor

@@ -98,6 +98,9 @@ func verdict(s supervisor.Status, now time.Time) string {
 	} else if draining := former(s); draining > 0 {
 		parts = append(parts, fmt.Sprintf("%d draining", draining))
 	}
+	if op := s.Operation; op != nil {
+		parts = append(parts, strings.TrimSuffix(fmt.Sprintf("%s by %s for %s: %s", op.Kind, op.Who, event.Humane(now.Sub(op.Since)), op.Step), ": "))
+	}
 	if text := failing(s, now); text != "" {
 		parts = append(parts, text)
 	}
@@ -155,6 +158,9 @@ func newestExit(s supervisor.Status) *supervisor.LastExit {
 
 func row(s supervisor.Status, w supervisor.WorkerStatus, before *supervisor.Status, now time.Time) []string {
 	state := w.State
+	if w.Successor {
+		state += " (successor)"
+	}
 	if w.Generation != s.Generation {
 		state += fmt.Sprintf(" (g%d)", w.Generation)
 	}
@@ -169,7 +175,7 @@ func row(s supervisor.Status, w supervisor.WorkerStatus, before *supervisor.Stat
 	}
 	cells[7] = fmt.Sprintf("%.1fM", float64(w.RSS)/(1<<20))
 	cells[8] = fmt.Sprint(w.InFlight)
-	if w.Former {
+	if w.Former || w.Successor {
 		cells[5] = "-"
 	}
 	return cells

@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net/http"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -152,7 +154,10 @@ func (c *Client) Scale(ctx context.Context, n int, relative bool, do func(event.
 
 func (c *Client) operate(ctx context.Context, path string, wish any, do func(event.Event) error) error {
 	body, x, err := c.send(ctx, path, wish)
-	if err != nil {
+	switch {
+	case errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET):
+		return errCutOff
+	case err != nil:
 		return err
 	}
 	defer body.Close()
