@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -177,6 +178,13 @@ func (k *keeper) promote(now time.Time) {
 	if k.stops > 0 { // the former one was told, and had left already
 		k.tell(unix.SIGTERM)
 	}
+}
+
+// left notes the end of a master that was succeeded.
+func (k *keeper) left(pid int, status syscall.WaitStatus) {
+	delete(k.leaving, pid)
+	k.Logger.Debug("former master left", "pid", pid, cause(status))
+	k.alone()
 }
 
 // alone tells the master, once, that no earlier one lives.

@@ -112,6 +112,23 @@ func TestReadinessSaidWithTheLastBreathOfACandidateCounts(t *testing.T) {
 	i.logged("orphaned worker exited", "worker", "1", "exit_code", "5")
 }
 
+func TestReadinessSaidBeforeTheFormerMasterLeftCountsBeforeItsEnd(t *testing.T) {
+	inBothPlaces(t, func(t *testing.T, place string) {
+		i, first, second := upgrade(t, place)
+		i.signal(unix.SIGSTOP)
+		second.does("say READY=1")
+		first.order("exit 0")
+		i.eventually("the first master has ended", func() bool { return !running(first.pid) })
+		i.signal(unix.SIGCONT)
+		i.said("X_MASTER=2", "X_ALONE=1")
+		i.signal(unix.SIGHUP)
+		i.said("X_MASTER=2", "X_SIGNAL=SIGHUP")
+		if n := i.happened(isLog("master died")) + i.happened(isLog("upgrade rolled back: the master fell over on probation")); n > 0 {
+			t.Error("the end of the first master was taken for that of the second")
+		}
+	})
+}
+
 func TestFormerMasterThatDoesNotLeaveIsKilled(t *testing.T) {
 	i, _, second := upgrade(t, "subreaper", "KEEPER_TEST_HASTY=1")
 	second.does("say READY=1")

@@ -210,8 +210,14 @@ func (k *keeper) sayAbove(state string) {
 
 // exited decides what a master's exit means.
 func (k *keeper) exited(status syscall.WaitStatus, now time.Time) {
-	// What it said before it died counts: descriptors, readiness, and that it would leave.
+	// What was said before it died counts: descriptors, readiness, and that it would leave; also that
+	// its successor is ready, and then it is the master no more.
+	pid := k.master.pid
 	k.read(now)
+	if pid != k.master.pid {
+		k.left(pid, status)
+		return
+	}
 	code, level := status.ExitStatus(), slog.LevelDebug
 	if status.Signaled() {
 		code = 128 + int(status.Signal())

@@ -39,12 +39,11 @@ func (k *keeper) reap(now time.Time) {
 		}
 		if pid == k.master.pid {
 			k.exited(status, now)
+			look = true
 			continue
 		}
 		if _, ours := k.leaving[pid]; ours {
-			delete(k.leaving, pid)
-			k.Logger.Debug("former master left", "pid", pid, cause(status))
-			k.alone()
+			k.left(pid, status)
 			look = true // its workers are ours now
 			continue
 		}

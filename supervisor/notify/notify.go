@@ -41,7 +41,9 @@ const (
 	KeeperPIDVariable  = "X_REVENANT_KEEPER_PID"
 	RolledBackVariable = "X_REVENANT_ROLLED_BACK" // why the last upgrade was undone
 	UnfitVariable      = "X_REVENANT_UNFIT"       // why the program should be followed by the one before
-	MoreVariable       = "X_REVENANT_MORE"        // in an answer: another one belongs to it
+	// PredecessorVariable names the socket on which a master hears how its successor fares.
+	PredecessorVariable = "X_REVENANT_PREDECESSOR"
+	MoreVariable        = "X_REVENANT_MORE" // in an answer: another one belongs to it
 
 	// GoProcsVariable holds the operator's GOMAXPROCS for a master to hand on, whose own is 1.
 	GoProcsVariable = "X_REVENANT_GOMAXPROCS"
