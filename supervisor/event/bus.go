@@ -18,6 +18,32 @@ type Bus struct {
 	from uint64          // ID before the first event of this bus
 	ring [ringSize]Event // event n stands at n % ringSize
 	subs map[*Subscription]struct{}
+
+	held    bool
+	waiting []Event // published and not yet numbered
+}
+
+// Hold lets events wait, without a number and for nobody to see, until Release.
+// Of very many the oldest are forgotten.
+func (b *Bus) Hold() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.held = true
+}
+
+// Release lets the events that waited follow the given one, and returns the ID of
+// the last.
+func (b *Bus) Release(after uint64) uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.held {
+		b.held, b.next, b.from = false, after, after
+		for _, e := range b.waiting {
+			b.publish(e)
+		}
+		b.waiting = nil
+	}
+	return b.next
 }
 
 // Continue makes the next event's ID follow the given one: that of the newest
@@ -33,11 +59,22 @@ func (b *Bus) Continue(id uint64) {
 func (b *Bus) Publish(e Event) Event {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.next++
-	e.ID = b.next
 	if e.Time.IsZero() {
 		e.Time = time.Now()
 	}
+	if b.held {
+		b.waiting = append(b.waiting, e)
+		if len(b.waiting) > ringSize {
+			b.waiting = b.waiting[1:]
+		}
+		return e
+	}
+	return b.publish(e)
+}
+
+func (b *Bus) publish(e Event) Event {
+	b.next++
+	e.ID = b.next
 	b.ring[e.ID%ringSize] = e
 	for s := range b.subs {
 		s.offer(e)

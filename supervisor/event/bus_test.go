@@ -121,3 +121,45 @@ func TestNumbersContinueAfterARestart(t *testing.T) {
 		t.Errorf("events after 5001: %+v", got)
 	}
 }
+
+func TestEventsThatAreHeldFollowUponThoseOfTheMasterBefore(t *testing.T) {
+	var b Bus
+	b.Hold()
+	if e := b.Publish(Event{Kind: WorkerStarted}); e.ID != 0 || e.Time.IsZero() {
+		t.Errorf("a held event has ID %d and time %v", e.ID, e.Time)
+	}
+	past, live := b.Subscribe(0, 8)
+	defer live.Close()
+	if len(past) > 0 {
+		t.Errorf("held events are shown: %v", past)
+	}
+	b.Publish(Event{Kind: WorkerReady})
+	if last := b.Release(40); last != 42 {
+		t.Errorf("the last event released is %d, want 42", last)
+	}
+	for i, want := range []Kind{WorkerStarted, WorkerReady} {
+		if e := <-live.Events(); e.Kind != want || e.ID != uint64(41+i) {
+			t.Errorf("event %d is %s, want %d, %s", e.ID, e.Kind, 41+i, want)
+		}
+	}
+	if e := b.Publish(Event{}); e.ID != 43 {
+		t.Errorf("the next event is %d, want 43", e.ID)
+	}
+	// Released once: another time changes nothing.
+	if last := b.Release(7); last != 43 {
+		t.Errorf("a second release leads to %d", last)
+	}
+}
+
+func TestOfVeryManyHeldEventsTheNewestAreKept(t *testing.T) {
+	var b Bus
+	b.Hold()
+	for n := range 3 * ringSize {
+		b.Publish(Event{Count: n})
+	}
+	b.Release(0)
+	kept := b.Since(0)
+	if len(kept) != ringSize || kept[ringSize-1].Count != 3*ringSize-1 {
+		t.Errorf("%d events are kept, the last of them %v", len(kept), kept[len(kept)-1])
+	}
+}

@@ -21,27 +21,29 @@ type Kind string
 
 // The kinds, from the life of the instance down to that of a worker.
 const (
-	MasterStarted    Kind = "master.started"
-	MasterReady      Kind = "master.ready"
-	InstanceReady    Kind = "instance.ready"
-	InstanceDegraded Kind = "instance.degraded"
-	InstanceStopping Kind = "instance.stopping"
-	InstanceStopped  Kind = "instance.stopped"
-	OperationStarted Kind = "operation.started"
-	OperationStep    Kind = "operation.step"
-	OperationDone    Kind = "operation.done"
-	OperationFailed  Kind = "operation.failed"
-	WorkersChanged   Kind = "workers.changed"
-	WorkerStarted    Kind = "worker.started"
-	WorkerReady      Kind = "worker.ready"
-	WorkerStopping   Kind = "worker.stopping"
-	WorkerExited     Kind = "worker.exited"
-	WorkerBackoff    Kind = "worker.backoff"
-	ChaosGranted     Kind = "chaos.granted"
-	ChaosRefused     Kind = "chaos.refused"
-	SignalIgnored    Kind = "signal.ignored"
-	Warning          Kind = "warning"
-	Lost             Kind = "events.lost"
+	MasterStarted      Kind = "master.started"
+	MasterReady        Kind = "master.ready"
+	InstanceReady      Kind = "instance.ready"
+	InstanceDegraded   Kind = "instance.degraded"
+	InstanceStopping   Kind = "instance.stopping"
+	InstanceUpgraded   Kind = "instance.upgraded"
+	InstanceRolledBack Kind = "instance.rolledback"
+	InstanceStopped    Kind = "instance.stopped"
+	OperationStarted   Kind = "operation.started"
+	OperationStep      Kind = "operation.step"
+	OperationDone      Kind = "operation.done"
+	OperationFailed    Kind = "operation.failed"
+	WorkersChanged     Kind = "workers.changed"
+	WorkerStarted      Kind = "worker.started"
+	WorkerReady        Kind = "worker.ready"
+	WorkerStopping     Kind = "worker.stopping"
+	WorkerExited       Kind = "worker.exited"
+	WorkerBackoff      Kind = "worker.backoff"
+	ChaosGranted       Kind = "chaos.granted"
+	ChaosRefused       Kind = "chaos.refused"
+	SignalIgnored      Kind = "signal.ignored"
+	Warning            Kind = "warning"
+	Lost               Kind = "events.lost"
 )
 
 // Event is one thing that happened. Fields that do not apply are zero and are
@@ -100,6 +102,8 @@ func (e Event) Level() slog.Level {
 		if e.Exit != nil && !e.Planned {
 			return slog.LevelWarn
 		}
+	case InstanceRolledBack:
+		return slog.LevelError
 	case WorkerBackoff, InstanceDegraded, Lost, Warning, ChaosRefused, SignalIgnored, OperationFailed:
 		return slog.LevelWarn
 	case WorkerStarted, WorkerStopping, MasterReady:
