@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"revenant/supervisor/notify"
-	"revenant/worker/scoreboard"
 )
 
 // drainAsked is closed, and made anew, by Drain.
@@ -57,24 +56,35 @@ func Run(ctx context.Context, handler http.Handler, opts ...Option) error {
 	if err != nil {
 		return err
 	}
-	var board *scoreboard.Board
-	var orphaned <-chan struct{}
-	var door <-chan *os.File
+	var met welcome
 	if level().identity.Supervised {
-		board, orphaned, door = hello(client, o.log)
+		met = hello(client, o.log)
 	}
-	s := newServer(ctx, handler, board, o)
-	defer s.openDoor(door)()
-	failed, err := s.serve(listeners, own)
-	if err != nil {
+	s := newServer(ctx, handler, met.greeting.board, o)
+	defer s.openDoor(met.door)()
+	r := running{server: s, client: client, options: o, signals: signals, asked: asked, orphaned: met.orphaned}
+	hold := met.greeting.hold
+	if hold != nil {
+		r.sayReady()
+		if !r.await(ctx, hold) {
+			closeAll(listeners)
+			return nil
+		}
+	}
+	if r.failed, err = s.serve(listeners, own); err != nil {
 		closeAll(listeners)
 		return err
 	}
-	if err := client.Send(notify.Ready); err != nil {
-		o.log.Warn("cannot say that this worker is ready", "err", err)
+	if hold == nil {
+		r.sayReady()
 	}
-	r := running{server: s, client: client, options: o, signals: signals, asked: asked, orphaned: orphaned, failed: failed}
 	return r.untilDrained(ctx)
+}
+
+func (r *running) sayReady() {
+	if err := r.client.Send(notify.Ready); err != nil {
+		r.options.log.Warn("cannot say that this worker is ready", "err", err)
+	}
 }
 
 // sockets are those of the level above, or our own.

@@ -71,13 +71,14 @@ type greeting struct {
 	board    *scoreboard.Board
 	lifeline *os.File
 	door     *os.File
+	hold     *notify.Question // brings the word that it may take connections
 }
 
 // hello fetches the scoreboard, nil without one, a channel that is closed when the keeper is gone, and one
 // that brings the door, if there is one. A master that does not answer in time may do so later, when it is no longer stopped: too late to count, but
 // the worker must not outlive the instance. So there is one question, which stays open until it is answered
 // or nobody is left who could.
-func hello(client *notify.Client, log *slog.Logger) (*scoreboard.Board, <-chan struct{}, <-chan *os.File) {
+func hello(client *notify.Client, log *slog.Logger) welcome {
 	early, late, gone, door := make(chan greeting), make(chan struct{}), make(chan struct{}), make(chan *os.File, 1)
 	// Lives until there is no answer to be had, else as long as the process, like the lifeline; nobody waits
 	// for it.
@@ -92,6 +93,9 @@ func hello(client *notify.Client, log *slog.Logger) (*scoreboard.Board, <-chan s
 			if g.board != nil {
 				g.board.Close()
 			}
+			if g.hold != nil {
+				g.hold.Close()
+			}
 		}
 		if g.lifeline != nil && hold(g.lifeline) {
 			close(gone)
@@ -101,22 +105,22 @@ func hello(client *notify.Client, log *slog.Logger) (*scoreboard.Board, <-chan s
 	defer limit.Stop()
 	select {
 	case g := <-early:
-		return g.board, gone, door
+		return welcome{g, gone, door}
 	case <-limit.C:
 		close(late)
 		log.Warn("master did not greet back, serving uncounted", "waited", helloTimeout.String())
-		return nil, gone, door
+		return welcome{greeting{}, gone, door}
 	}
 }
 
 // greet asks until there is an answer or none can come.
 func greet(client *notify.Client, log *slog.Logger) greeting {
 	question := []string{helloQuestion + "=1", doorQuestion + "=1"}
-	answer, err := client.Ask(context.Background(), question...)
+	answer, q, err := ask(client, question)
 	for pause := helloTimeout; errors.Is(err, unix.EAGAIN); pause = min(2*pause, time.Minute) {
 		// The master's queue is full: the question did not even reach it.
 		<-time.After(pause)
-		answer, err = client.Ask(context.Background(), question...)
+		answer, q, err = ask(client, question)
 	}
 	if err != nil {
 		if !errors.Is(err, notify.ErrNoAnswer) && !errors.Is(err, notify.ErrNoSupervisor) {
@@ -125,6 +129,11 @@ func greet(client *notify.Client, log *slog.Logger) greeting {
 		return greeting{}
 	}
 	var g greeting
+	if _, ok := answer.Value(holdKey); ok {
+		g.hold = q
+	} else {
+		q.Close()
+	}
 	if _, ok := answer.Value(doorQuestion); ok && len(answer.Files) > 1 {
 		last := len(answer.Files) - 1
 		g.door, answer.Files = answer.Files[last], answer.Files[:last]
@@ -142,6 +151,19 @@ func greet(client *notify.Client, log *slog.Logger) greeting {
 		log.Warn("cannot use the master's scoreboard, serving uncounted", "err", err)
 	}
 	return g
+}
+
+// ask returns the first answer, and the question, on which another one may come.
+func ask(client *notify.Client, question []string) (notify.Message, *notify.Question, error) {
+	q, err := client.Open(question...)
+	if err != nil {
+		return notify.Message{}, nil, err
+	}
+	answer, err := q.Next(context.Background())
+	if err != nil {
+		q.Close()
+	}
+	return answer, q, err
 }
 
 func openBoard(f *os.File) (*scoreboard.Board, error) {
