@@ -20,16 +20,13 @@ import (
 )
 
 // prefix begins the name of everything these tests make.
-var prefix = fmt.Sprintf("%s%d", anyRun, os.Getpid())
-
-// anyRun begins the prefix of every run.
-const anyRun = "revenant-test-"
+var prefix = fmt.Sprintf("revenant-test-%d", os.Getpid())
 
 // images are those made so far; TestMain removes them.
 var images = map[string]bool{}
 
 func TestMain(m *testing.M) {
-	// One run at a time on a machine: then whatever another one has left is nobody's.
+	// The compose file has fixed addresses: one run at a time on a machine.
 	lock, err := os.OpenFile(filepath.Join(os.TempDir(), "revenant-docker-test.lock"), os.O_CREATE|os.O_RDWR, 0o666)
 	if err == nil {
 		err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX)
@@ -38,7 +35,6 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "cannot lock out other runs of these tests:", err)
 		os.Exit(1)
 	}
-	sweep()
 	cache := buildCache()
 	code := m.Run()
 	if err := cleanUp(cache); err != nil {

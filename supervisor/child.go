@@ -18,6 +18,7 @@ type child struct {
 	pid     int
 	board   *scoreboard.Board
 	output  *workerOutput
+	held    int // its question, while it waits to take connections; 0 mostly
 	door    int // our end of the private connection, -1 without one
 	started time.Time
 	ready   time.Time // zero until it said READY
@@ -190,8 +191,9 @@ func (m *Master) exited(x exit) {
 	last := c.board.Snapshot()
 	m.state.addTotals(last)
 	m.platform.remove(boardName(c.id))
-	defer m.forgetOutput(c.output) // the successor does not wait for it
+	m.forgetOutput(c.output)
 	_ = c.board.Close()
+	c.letAccept()
 	c.closeDoor()
 	close(c.gone)
 

@@ -20,6 +20,7 @@
 //
 //	slot.go, policy.go    the life of a slot: a pure table, and when to start again
 //	master.go             the loop that owns all state
+//	review.go             whether the generation is good, and the instance hopeless
 //	child.go, cause.go    one worker as the master sees it; why it ended
 //	inbox.go              what workers say and ask
 //	operation.go          what somebody changes: one thing at a time
@@ -29,6 +30,9 @@
 //	stop.go               the end without resets
 //	orphan.go, state.go   what outlives a master: workers, and a page of numbers
 //	output.go             what workers print: pipes, and the ring of lines
+//	upgrade.go            an upgrade, as the master sees it that is to be succeeded
+//	succession.go         the same, as its successor sees it
+//	flip.go, binary.go    tableflip; what a program must be before it is started
 //	status.go             what the outside may see and wish
 //	program.go            what a worker is given: arguments, environment, descriptors
 //	placement.go          which descriptor a listener stands on
@@ -45,6 +49,8 @@
 //	a question           probe        at the start timeout           nobody; it holds its descriptor
 //	reading settings     reload       when they are read             nobody; a stop does not wait
 //	emptying the queues  stop         within a second                Run
+//	flip                 an upgrade   the successor is ready or gone nobody; a stop ends it
+//	awaitAlone           New          no earlier master lives        nobody; it ends with the process
 //	one per orphan       New          the orphan, or Run, has ended  nobody; it holds its pidfd
 //
 // State has one owner, Run. Others send it functions (ask) or facts (exits).
@@ -78,6 +84,32 @@
 //   - The keeper learns of orphans from /proc at the moment it needs them, by the
 //     REVENANT_ variables in their environment, and not from messages: a master
 //     can be killed between fork and send.
+//   - At an upgrade tableflip starts the successor, waits for it and kills it when
+//     it is late. Descriptors do not go through it: its files would put the
+//     listening sockets into the master's poller, which is woken for each
+//     connection then, and could not be given back when an upgrade fails. The
+//     successor asks the keeper instead, which answers with all that it stores, so
+//     that a master inherits the same whoever started it, and by the same names.
+//   - A master that was succeeded leaves at once. Its workers are the keeper's then,
+//     as after a crash, and drain; their boards are the successor's. So the next
+//     upgrade need not wait for the last connection of the one before, and there
+//     are never two masters that count events, for longer than it takes to exit.
+//     Until then the successor's events wait for their numbers.
+//   - Workers of a successor are READY, and answer it through their doors, before
+//     they take a connection: of a program that is refused no client ever hears.
+//     Workers that have no door take connections when they are ready, as they do
+//     at any start; those of a successor that is given up are asked to drain, and
+//     not killed.
+//   - The keeper starts masters from a descriptor of the program, which each master
+//     sends it. That of a successor replaces it with READY, and the one before is
+//     kept: for a rollback by hand, and for one that the keeper makes when a master
+//     ends by itself on probation. SIGKILL from outside says nothing against a
+//     program; an exit whose status nobody can tell is held against it.
+//   - A process that tableflip started executes itself once more, for its name in ps,
+//     a session of its own, and an environment without what was meant for the one
+//     before. It costs 10 ms.
+//   - Numbers of generations are counted in the state page and used once, also by
+//     successors that did not come to be: a worker's generation never means two.
 //   - A master that somebody kills after it was ready is replaced at once, under
 //     the same rule as a worker: at most a fifth of the time goes into starting,
 //     and never more than a second passes. Only one that falls over by itself

@@ -38,6 +38,35 @@ func (c *child) openDoor() int {
 	return pair[1]
 }
 
+// holdKey stands in an answer after which a worker waits for another one before it
+// takes connections; it says READY before.
+const (
+	holdKey   = "X_REVENANT_HOLD"
+	acceptKey = "X_REVENANT_ACCEPT"
+)
+
+// hold keeps the question of a worker that shall wait.
+func (c *child) hold(msg notify.Message) bool {
+	if len(msg.Files) == 0 {
+		return false
+	}
+	fd, err := notify.Detach(msg.Files[0])
+	if err == nil {
+		c.letAccept()
+		c.held = fd
+	}
+	return err == nil
+}
+
+// letAccept lets a worker take connections; one that does not wait does already.
+func (c *child) letAccept() {
+	if c.held != 0 {
+		_ = notify.Reply(c.held, nil, acceptKey+"=1")
+		_ = unix.Close(c.held)
+		c.held = 0
+	}
+}
+
 func (c *child) closeDoor() {
 	if c.door >= 0 {
 		_ = unix.Close(c.door)
@@ -57,6 +86,9 @@ func (m *Master) hello(c *child, msg notify.Message) {
 			defer unix.Close(theirs)
 			fds, said = append(fds, theirs), append(said, doorKey+"=1")
 		}
+	}
+	if m.candidate() && c.door >= 0 && c.hold(msg) {
+		said = append(said, holdKey+"=1")
 	}
 	if msg.Answer(fds, said...) != nil { // an asker that has gone needs no answer
 		c.closeDoor()

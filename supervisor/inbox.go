@@ -48,6 +48,7 @@ func (m *Master) receive(msg notify.Message) {
 	defer msg.Close()
 	c := m.sender(msg.PID)
 	if c == nil {
+		m.hear(msg)
 		return
 	}
 	if _, ok := msg.Value(helloKey); ok {

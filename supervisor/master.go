@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -38,6 +37,21 @@ type Config struct {
 	Notify string
 	// Sockets are shared by all workers. They belong to the master from New on.
 	Sockets []*listen.Socket
+	// Flip starts successors; nil when there shall be none.
+	Flip *Flip
+	// Succession is of a master that was started by the one before it, else nil.
+	Succession *Succession
+	// Executable is the file to upgrade to unless another one is named.
+	Executable string
+	// Previous is a descriptor of the program before this one, -1 without one.
+	Previous int
+	// Probation is how long after an upgrade workers that crash again and again
+	// are a reason to return to the program before. 0 for never.
+	Probation time.Duration
+	// RolledBack says why an upgrade was undone just now, "" when none was.
+	RolledBack string
+	// Fault is for tests.
+	Fault Faults
 	// Lifeline is the read end of the keeper's pipe, shared with the workers that
 	// ask for it; -1 without one.
 	Lifeline int
@@ -76,27 +90,33 @@ type Master struct {
 	orphans  map[uint64]*orphan // workers of older generations that the keeper drains
 	oom      oomKills
 
-	began     time.Time
-	phase     instancePhase
-	operation *Operation // under way; nil mostly
-	roll      *roll      // the replacing that it does, if it does any
-	begun     uint64     // how many operations there were
-	stopping  string     // why, once the phase is not running
-	leaveAt   time.Time  // when the pre-stop delay ends
-	cut       int        // requests that were cut since then
-	looked    time.Time  // when the limits of recycling were last looked at
-	turn      int        // the slot that is looked at first
-	committed bool       // the keeper was told READY: older generations may go
-	degraded  bool       // and said so
-	signals   int        // requests to stop that came as signals
-	outcome   error
-	hurry     context.CancelFunc // ends the first step of a stop early
+	began         time.Time
+	phase         instancePhase
+	operation     *Operation // under way; nil mostly
+	roll          *roll      // the replacing that it does, if it does any
+	begun         uint64     // how many operations there were
+	stopping      string     // why, once the phase is not running
+	leaveAt       time.Time  // when the pre-stop delay ends
+	cut           int        // requests that were cut since then
+	looked        time.Time  // when the limits of recycling were last looked at
+	turn          int        // the slot that is looked at first
+	committed     bool       // the keeper was told READY: older generations may go
+	degraded      bool       // and said so
+	signals       int        // requests to stop that came as signals
+	outcome       error
+	upgrade       *upgrade       // under way; nil mostly
+	lastUpgrade   *UpgradeStatus // nil when there was none
+	yielded       bool           // another master is to follow: Run ends, and leaves the workers alone
+	alone         bool           // no earlier master lives
+	inChargeSince time.Time
+	hurry         context.CancelFunc // ends the first step of a stop early
 
 	commands chan func()
 	exits    chan exit
 	inbox    chan struct{} // something to read from the workers
 	emptied  chan struct{}
 	done     chan struct{} // closed when Run returns
+	inCharge chan struct{} // closed when this master speaks for the instance
 }
 
 // instancePhase is where the instance stands.
@@ -132,6 +152,13 @@ func New(cfg Config, stored []notify.NamedFile, workers *notify.Server, keeper *
 	for _, s := range cfg.Sockets {
 		m.platform.store(s.Name().String(), s.FD())
 	}
+	if cfg.Succession != nil {
+		m.events.Hold()
+		go m.awaitAlone(stored) // ends when no earlier master lives, or with this process
+		return m, nil
+	}
+	m.alone = true
+	close(m.inCharge)
 	m.events.Continue(m.state.newestEvent())
 	m.adoptBoards(stored, m.adoptOutputs(stored))
 	return m, nil
@@ -143,7 +170,7 @@ func newMaster(cfg Config, p platform) *Master {
 		cfg: cfg, platform: p, events: new(event.Bus), output: output.NewRing(outputKept), state: new(statePage), board: scoreboard.Create,
 		children: make(map[uint64]*child), byPID: make(map[int]*child), orphans: make(map[uint64]*orphan),
 		commands: make(chan func()), exits: make(chan exit), inbox: make(chan struct{}),
-		emptied: make(chan struct{}), done: make(chan struct{}), hurry: func() {},
+		emptied: make(chan struct{}), done: make(chan struct{}), hurry: func() {}, inCharge: make(chan struct{}),
 	}
 }
 
@@ -161,6 +188,10 @@ func (m *Master) Run(ctx context.Context, signals <-chan os.Signal) error {
 	go m.watchInbox() // ends when the server is closed or m.done is
 	size := m.state.sizeOr(m.cfg.Workers)
 	m.publish(event.Event{Kind: event.MasterStarted, PID: os.Getpid(), Count: size})
+	if why := m.cfg.RolledBack; why != "" {
+		m.lastUpgrade = &UpgradeStatus{Outcome: "rolled back", Time: m.began, Message: why}
+		m.publish(event.Event{Kind: event.InstanceRolledBack, Message: why})
+	}
 	m.resize(size)
 
 	timer := time.NewTimer(time.Hour)
@@ -170,6 +201,9 @@ func (m *Master) Run(ctx context.Context, signals <-chan os.Signal) error {
 		m.review()
 		if m.over() {
 			m.publish(event.Event{Kind: event.InstanceStopped, Count: m.cut, Message: fmt.Sprintf("%d requests cut", m.cut)})
+			return m.outcome
+		}
+		if m.yielded {
 			return m.outcome
 		}
 		m.setTimer(timer)
@@ -202,7 +236,9 @@ func (m *Master) publish(e event.Event) {
 	if e.Generation == 0 {
 		e.Generation = m.cfg.Generation
 	}
-	m.state.setNewestEvent(m.events.Publish(e).ID)
+	if id := m.events.Publish(e).ID; id != 0 {
+		m.state.setNewestEvent(id)
+	}
 }
 
 // setTimer arms the one timer for the next deadline of anything.
@@ -334,76 +370,4 @@ func (m *Master) resize(n int) {
 		m.seats = m.seats[:len(m.seats)-1]
 		m.step(s, unwant)
 	}
-}
-
-// review looks at the whole after each change: is the generation good, is the
-// instance hopeless, should its health be told?
-func (m *Master) review() {
-	if m.phase != running {
-		return
-	}
-	m.advance()
-	serving, failing, hopeless := 0, 0, 0
-	for _, s := range m.seats {
-		if s.slot.serves() {
-			serving++
-			continue
-		}
-		if s.slot.fails > 0 {
-			failing++
-		}
-		if s.slot.fails >= crashLoop {
-			hopeless++
-		}
-	}
-	switch {
-	case !m.state.everReady() && failing == len(m.seats):
-		m.giveUp(fmt.Errorf("%w: %s", ErrNoWorkerReady, m.lastCauses()))
-		return
-	case m.cfg.Policy.ExitOnCrashLoop && hopeless == len(m.seats):
-		m.giveUp(fmt.Errorf("%w: %s", ErrCrashLoop, m.lastCauses()))
-		return
-	}
-	m.commit(serving)
-	m.tellHealth(serving)
-}
-
-// commit tells the keeper once that this generation serves: when all workers do,
-// or those that could in the time that a start may take.
-func (m *Master) commit(serving int) {
-	if m.committed || serving == 0 || serving < len(m.seats) && time.Since(m.began) < m.cfg.Policy.StartTimeout {
-		return
-	}
-	m.committed = true
-	m.state.setReady()
-	m.introduceOrphans()
-	m.platform.tell(notify.Ready, fmt.Sprintf("STATUS=%d of %d workers ready", serving, len(m.seats)))
-	m.publish(event.Event{Kind: event.MasterReady, PID: os.Getpid(), Count: serving})
-	m.publish(event.Event{Kind: event.InstanceReady, Count: serving})
-}
-
-func (m *Master) tellHealth(serving int) {
-	bad := false
-	for _, s := range m.seats {
-		bad = bad || s.slot.phase == backoff && s.slot.fails > 1
-	}
-	switch {
-	case bad && !m.degraded:
-		m.degraded = true
-		m.publish(event.Event{Kind: event.InstanceDegraded, Count: serving, Message: fmt.Sprintf("%d of %d workers ready", serving, len(m.seats))})
-	case m.degraded && serving == len(m.seats):
-		m.degraded = false
-		m.publish(event.Event{Kind: event.InstanceReady, Count: serving})
-	}
-}
-
-// lastCauses says for each slot how its last worker ended.
-func (m *Master) lastCauses() string {
-	causes := make([]string, 0, len(m.seats))
-	for _, s := range m.seats {
-		if s.lastExit != nil {
-			causes = append(causes, fmt.Sprintf("slot %d: %s", s.n, s.lastExit))
-		}
-	}
-	return strings.Join(causes, "; ")
 }

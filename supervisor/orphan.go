@@ -81,11 +81,15 @@ func (m *Master) buried(o *orphan) {
 	m.state.addTotals(last)
 	m.platform.remove(boardName(last.Worker))
 	_ = o.board.Close()
+	of, reason := "orphan of a dead master", ""
+	if m.cfg.Succession != nil {
+		of, reason = "worker of an earlier generation", opUpgrade
+	}
 	why := causeRequested
 	if !m.committed {
 		why = "unknown (its master had died)"
 	}
 	m.publish(event.Event{Kind: event.WorkerExited, Generation: last.Generation, Slot: &last.Slot, Worker: last.Worker, PID: last.PID,
-		Message: "orphan of a dead master", Time: time.Now(),
-		Exit: &event.Exit{Cause: string(why), Planned: m.committed, InFlight: int(last.InFlight()), Accepting: int(last.Accepting), Idle: int(last.Idle)}})
+		Message: of, Time: time.Now(),
+		Exit: &event.Exit{Cause: string(why), Reason: reason, Planned: m.committed, InFlight: int(last.InFlight()), Accepting: int(last.Accepting), Idle: int(last.Idle)}})
 }

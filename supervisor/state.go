@@ -22,6 +22,8 @@ type statePage struct {
 	size     atomic.Uint64 // workers wanted since somebody changed it, 0 before
 	events   atomic.Uint64 // newest event's ID
 	requests [6]atomic.Uint64
+	// What came later stands behind: programs of two versions may share the page.
+	generation atomic.Uint64 // newest one that was begun
 }
 
 const (
@@ -64,6 +66,18 @@ func mapState(fd int) (*statePage, error) {
 		return nil, fmt.Errorf("the state page that the keeper kept is of another version (%#x)", page.magic)
 	}
 	return page, nil
+}
+
+// nextGeneration counts up for ever within an instance, from that of a master on:
+// also past those that did not come to be.
+func (p *statePage) nextGeneration(own int) int {
+	for {
+		newest := p.generation.Load()
+		next := max(newest, uint64(own)) + 1
+		if p.generation.CompareAndSwap(newest, next) {
+			return int(next)
+		}
+	}
 }
 
 // nextWorker counts up for ever within an instance.

@@ -32,6 +32,8 @@ type Status struct {
 	Listeners []string       `json:"listeners"`
 	Requests  uint64         `json:"requests"` // answered, over all workers that ever were
 	Workers   []WorkerStatus `json:"workers"`
+	// Upgrade is how the last one went, as far as this master knows; nil mostly.
+	Upgrade *UpgradeStatus `json:"upgrade,omitempty"`
 	// Operation is what somebody is changing just now; nil mostly.
 	Operation *OperationStatus `json:"operation,omitempty"`
 }
@@ -85,6 +87,9 @@ func (e *LastExit) String() string {
 // ErrStopped is what a master that is over says to every wish.
 var ErrStopped = errors.New("the instance has stopped")
 
+// ErrSucceeded is what a master says that has left the instance to another one.
+var ErrSucceeded = errors.New("this master was succeeded just now (try again)")
+
 // ask runs do in the loop and waits until it has run.
 func (m *Master) ask(ctx context.Context, do func()) error {
 	ran := make(chan struct{})
@@ -93,6 +98,9 @@ func (m *Master) ask(ctx context.Context, do func()) error {
 		<-ran // the loop runs what it took
 		return nil
 	case <-m.done:
+		if m.yielded && m.outcome == nil {
+			return ErrSucceeded
+		}
 		return ErrStopped
 	case <-ctx.Done():
 		return ctx.Err()
@@ -117,7 +125,7 @@ func (m *Master) status(now time.Time) Status {
 		Ready: m.countReady(), Desired: len(m.seats), KeeperPID: m.cfg.KeeperPID, MasterPID: os.Getpid(), Orphans: len(m.orphans), Since: m.began,
 		Listeners: []string{}, Workers: make([]WorkerStatus, 0, len(m.seats)),
 	}
-	s.State, s.Operation = m.stateWord(s.Ready), m.operationStatus()
+	s.State, s.Operation, s.Upgrade = m.stateWord(s.Ready), m.operationStatus(), m.lastUpgrade
 	for _, socket := range m.cfg.Sockets {
 		s.Listeners = append(s.Listeners, socket.Bound().String())
 	}

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"time"
 
@@ -40,6 +41,8 @@ func (m *Master) signal(s os.Signal) {
 		m.stop("SIG" + signalName(s.(unix.Signal)))
 	case unix.SIGHUP:
 		m.complain(m.reload("SIGHUP"))
+	case unix.SIGUSR2:
+		m.complain(m.upgradeTo("", false, "SIGUSR2"))
 	case unix.SIGTTIN:
 		m.complain(m.scale(len(m.seats)+1, "SIGTTIN"))
 	case unix.SIGTTOU:
@@ -58,7 +61,11 @@ func (m *Master) complain(_ *Operation, err error) {
 
 // stop begins the orderly end. A second call changes nothing.
 func (m *Master) stop(why string) {
-	if m.phase != running {
+	if m.phase != running || m.yielded {
+		return
+	}
+	if m.candidate() && !m.alone {
+		m.giveWay(fmt.Sprintf("generation %d was told to stop: %s", m.cfg.Generation, why))
 		return
 	}
 	m.phase, m.stopping = leaving, why

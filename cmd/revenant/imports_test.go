@@ -24,7 +24,7 @@ var rules = map[string][]string{
 	"supervisor/control":      {"supervisor", "supervisor/event", "supervisor/output", "golang.org/x/sys"},
 	"supervisor": {
 		"supervisor/cgroup", "supervisor/command", "supervisor/event", "supervisor/listen", "supervisor/notify", "supervisor/output", "worker/scoreboard",
-		"github.com/prometheus/procfs", "golang.org/x/sys",
+		"github.com/cloudflare/tableflip", "github.com/prometheus/procfs", "golang.org/x/sys",
 	},
 	"supervisor/keeper":         {"supervisor/notify", "golang.org/x/sys"},
 	"supervisor/notify":         {"golang.org/x/sys"},

@@ -43,6 +43,10 @@ func main() {
 	if role == notify.RoleCommand {
 		os.Exit(command.Become())
 	}
+	if role == notify.RoleCandidate {
+		fmt.Fprintln(stderr, "revenant:", becomeMaster())
+		os.Exit(exitFailed)
+	}
 	err := commands(role).Execute()
 	if err != nil && !errors.Is(err, errSilent) {
 		fmt.Fprintln(stderr, "revenant:", strings.ReplaceAll(err.Error(), "\n", "\nrevenant: "))

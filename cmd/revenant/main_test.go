@@ -24,6 +24,9 @@ func TestMain(m *testing.M) {
 	}
 	code := m.Run()
 	supervisortest.Clean()
+	if defectsDir != "" {
+		_ = os.RemoveAll(defectsDir)
+	}
 	os.Exit(code)
 }
 

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -30,6 +31,7 @@ type inheritance struct {
 	keeperPID  int
 	stored     []notify.NamedFile
 	keeper     *notify.Client
+	succession *supervisor.Succession // of a master that the one before has started
 }
 
 // runMaster is the supervising process of one generation.
@@ -70,6 +72,9 @@ func inherit() inheritance {
 }
 
 func begin(s *settings, in inheritance, signals <-chan os.Signal) error {
+	if err := in.succeed(); err != nil {
+		return err
+	}
 	o, leftOut, err := in.readOptions(s)
 	if err != nil {
 		return err
@@ -92,6 +97,10 @@ func supervise(o instanceOptions, in inheritance, log *slog.Logger, signals <-ch
 	}
 	defer workers.Close()
 	cfg.Notify = workers.Address()
+	if cfg.Flip, err = supervisor.NewFlip(o.policy.StartTimeout + flipGrace); err != nil {
+		return err
+	}
+	cfg.Succession, cfg.Previous = in.succession, in.keepProgram()
 	m, err := supervisor.New(cfg, in.stored, workers, in.keeper)
 	if err != nil {
 		return err
@@ -107,6 +116,9 @@ func supervise(o instanceOptions, in inheritance, log *slog.Logger, signals <-ch
 	defer cancel()
 	return m.Run(ctx, signals)
 }
+
+// flipGrace is beyond the start timeout: a successor shall say itself why it gave up.
+const flipGrace = 2 * time.Second
 
 // configure turns settings and inheritance into what the master is told.
 func configure(o instanceOptions, in inheritance, log *slog.Logger) (supervisor.Config, error) {
@@ -126,10 +138,13 @@ func configure(o instanceOptions, in inheritance, log *slog.Logger) (supervisor.
 		log.Warn("memory.oom.group is set: one worker that runs out of memory ends the whole container", "limit", memory.Rule)
 	}
 	again := newRereader(o, in, settings.Workers)
+	executable, _ := os.Executable() // without it one has to be named
 	return supervisor.Config{
 		Settings: settings, Reread: again.reread, Applied: again.applied,
 		Instance: in.instance, Name: o.name, Version: version(), Generation: in.generation, KeeperPID: in.keeperPID,
 		Sockets: sockets, Lifeline: named(in.stored, lifelineName),
+		Executable: executable, Probation: o.probation, RolledBack: os.Getenv(notify.RolledBackVariable),
+		Fault: supervisor.Faults(os.Getenv(supervisor.FaultVariable)),
 	}, nil
 }
 

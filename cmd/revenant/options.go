@@ -45,6 +45,7 @@ var runOptions = append([]option{
 	{"max-requests", "N", "0", "replace a worker that has answered so many requests, a tenth more or less; 0 for never"},
 	{"max-age", "TIME", "0s", "replace a worker that has served for so long, a tenth more or less; 0s for never"},
 	{"max-memory", "SIZE", "0", "replace a worker that occupies so much memory (512M, 1G), a tenth more or less; 0 for never"},
+	{"probation", "TIME", "10s", "how long after an upgrade a new version that crashes again and again is a reason to return to the one before; 0s for never"},
 	{"on-crash-loop", "WHAT", "backoff", "when every worker crashes again and again: backoff (never give up) or exit (code 11)"},
 	{"chaos", "bool", "false", "let GET /workerKiller end workers"},
 	{"chaos-token-file", "FILE", "", "holds the token that /workerKiller then asks for; read once, when the instance starts"},
@@ -264,6 +265,7 @@ type instanceOptions struct {
 	policy    supervisor.Policy
 	preStop   time.Duration
 	probePath string
+	probation time.Duration
 	recycle   supervisor.Limits
 	chaos     bool
 	tokenFile string
@@ -284,6 +286,7 @@ func readOptions(s *settings) (o instanceOptions, err error) {
 	o.policy.StartTimeout = parse(s, &err, "start-timeout", duration)
 	o.policy.DrainTimeout = parse(s, &err, "drain-timeout", duration)
 	o.preStop = parse(s, &err, "pre-stop", durationOrNone)
+	o.probation = parse(s, &err, "probation", durationOrNone)
 	o.probePath = parse(s, &err, "probe-path", httpPath)
 	o.recycle.Requests = parse(s, &err, "max-requests", limitNumber)
 	o.recycle.Age = parse(s, &err, "max-age", durationOrNone)

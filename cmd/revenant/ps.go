@@ -104,6 +104,9 @@ func verdict(s supervisor.Status, now time.Time) string {
 	if text := failing(s, now); text != "" {
 		parts = append(parts, text)
 	}
+	if u := s.Upgrade; u != nil && u.Outcome != "done" {
+		parts = append(parts, fmt.Sprintf("last upgrade %s %s ago: %s", u.Outcome, event.Humane(now.Sub(u.Time)), u.Message))
+	}
 	if last := newestExit(s); last != nil {
 		who := fmt.Sprintf("last exit worker %d", last.Worker)
 		if last.Worker == 0 { // it never came to be

@@ -21,6 +21,7 @@ const runTables = `
 Signals to this process:
   TERM, INT, QUIT   stop: finish every request, then exit with 0; a second one stops at once
   HUP               reload: read the settings again and replace every worker
+  USR2              upgrade: go over to the program that is in this one's file now
   TTIN, TTOU        one worker more, one less
   all others        no meaning, ignored
 
@@ -104,6 +105,7 @@ func runKeeper(o instanceOptions) error {
 		Environ:      os.Environ(),
 		Stored:       kept,
 		DrainTimeout: o.policy.DrainTimeout,
+		Probation:    o.probation,
 		StopSignal:   o.program.StopSignal,
 		Logger:       log,
 	}))

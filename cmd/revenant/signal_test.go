@@ -200,7 +200,7 @@ func TestSignalsChangeTheNumberOfWorkersAndOthersChangeNothing(t *testing.T) {
 	supervisortest.AwaitEvent(t, events, "the refusal", func(e event.Event) bool { return e.Kind == event.Warning && strings.Contains(e.Message, "0 workers") })
 	c.send(t, secondHalf)
 	c.answer(t)
-	for _, s := range []unix.Signal{unix.SIGUSR1, unix.SIGUSR2} {
+	for _, s := range []unix.Signal{unix.SIGUSR1} {
 		signalNow(t, keeper, s)
 		supervisortest.AwaitEvent(t, events, "the word about "+unix.SignalName(s), func(e event.Event) bool {
 			return e.Kind == event.SignalIgnored && strings.Contains(e.Message, unix.SignalName(s))

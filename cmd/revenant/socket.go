@@ -17,18 +17,19 @@ const listenAgain = 2 * time.Second
 // called. Without a socket the first master of an instance cannot begin; for a
 // later one it is no reason not to serve, and it goes on trying.
 func serveControl(o instanceOptions, in inheritance, m *supervisor.Master, log *slog.Logger) (end func(), err error) {
-	socket, err := listenControl(o, in)
-	if err != nil {
-		if in.generation == 1 {
+	var socket net.Listener
+	select {
+	case <-m.InCharge():
+		if socket, err = listenControl(o, in); err != nil && in.generation == 1 {
 			return nil, codeError{exitUsage, fmt.Errorf("--runtime-dir %s: %w", runtimeDir(o.settings), err)}
 		}
-		log.Warn("no control socket, trying again", "path", controlSocket(o.dir), "err", err, "every", listenAgain.String())
+	default: // until then the master before has it
 	}
 	server := control.New(m)
 	over := make(chan struct{})
 	// Ends with Close or over, below.
 	go func() {
-		if socket = keepListening(o, in, socket, over); socket == nil {
+		if socket = keepListening(o, in, m, socket, over, log); socket == nil {
 			return
 		}
 		if err := server.Serve(socket); err != nil {
@@ -51,10 +52,20 @@ func listenControl(o instanceOptions, in inheritance) (net.Listener, error) {
 }
 
 // keepListening returns the socket, nil when it is over before there is one.
-func keepListening(o instanceOptions, in inheritance, socket net.Listener, over <-chan struct{}) net.Listener {
+func keepListening(o instanceOptions, in inheritance, m *supervisor.Master, socket net.Listener, over <-chan struct{}, log *slog.Logger) net.Listener {
 	if socket != nil {
 		return socket
 	}
+	select {
+	case <-m.InCharge():
+	case <-over:
+		return nil
+	}
+	socket, err := listenControl(o, in)
+	if err == nil {
+		return socket
+	}
+	log.Warn("no control socket, trying again", "path", controlSocket(o.dir), "err", err, "every", listenAgain.String())
 	again := time.NewTicker(listenAgain)
 	defer again.Stop()
 	for {

@@ -69,6 +69,7 @@ func TestWrongBeginningIsOneLineThatSaysWhatToDoAndLeavesNothing(t *testing.T) {
 		flag("max-requests", "-1", 2, "not a number", "(write it like 10000"),
 		flag("max-memory", "lots", 2, "not a size", "(write it like 512M"),
 		flag("max-memory", "9999999999G", 2, "not a size", "(write it like 512M"),
+		flag("probation", "long", 2, "not a duration", "or 0s for none"),
 		flag("probe-path", "health", 2, "not the path", "(write it like /health)"),
 		flag("chaos", "perhaps", 2, "neither true nor false", "(use true or 1"),
 		variable("REVENANT_CHAOS", "maybe", 2, "neither true nor false", "(use true or 1"),

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
+	"os"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"revenant/supervisor"
 )
 
 // release is set by the linker for releases (-X main.release=v1.2.3).
@@ -38,7 +42,15 @@ func versionCommand() *cobra.Command {
 		Short: "Print the version of this binary, and of the running instance if there is one",
 	}
 	target := addTarget(c)
+	output := addOutput(c, "text", "json")
 	c.RunE = func(c *cobra.Command, _ []string) error {
+		format, err := output()
+		if err != nil {
+			return err
+		}
+		if format == "json" { // of this binary alone: a running instance asks before an upgrade
+			return json.NewEncoder(os.Stdout).Encode(supervisor.About{Version: version(), Takeover: supervisor.Takeover})
+		}
 		fmt.Printf("revenant %s\n", version())
 		if client, err := target(); err == nil {
 			if status, err := client.Status(c.Context()); err == nil {

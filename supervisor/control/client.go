@@ -252,6 +252,27 @@ func (c *Client) cutOff(err error) bool {
 	return cut && c.alive != nil && c.alive()
 }
 
+// once asks, and asks the next master when one says that it was succeeded and did
+// nothing.
+func (c *Client) once(r *http.Request) (*http.Response, error) {
+	answer, err := c.http.Do(r)
+	for tries := 0; tries < cutOffs && err == nil && answer.StatusCode == http.StatusServiceUnavailable; tries++ {
+		_ = answer.Body.Close()
+		select {
+		case <-time.After(askAgain):
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
+		if r.GetBody != nil {
+			if r.Body, err = r.GetBody(); err != nil {
+				return nil, err
+			}
+		}
+		answer, err = c.http.Do(r)
+	}
+	return answer, err
+}
+
 // call sends a request and returns the body of a good answer.
 func (c *Client) call(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, *exchange, error) {
 	x := &exchange{}
@@ -259,10 +280,10 @@ func (c *Client) call(ctx context.Context, method, path string, body io.Reader) 
 	if err != nil {
 		return nil, nil, err
 	}
-	answer, err := c.http.Do(r)
+	answer, err := c.once(r)
 	// More than once: of the descriptors of a dying master the listener may be the last to go.
 	for tries := 0; tries < cutOffs && err != nil && method == http.MethodGet && c.cutOff(err); tries++ {
-		answer, err = c.http.Do(r)
+		answer, err = c.once(r)
 	}
 	err = x.silent(err)
 	switch {

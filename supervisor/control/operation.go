@@ -57,6 +57,23 @@ func (s *Server) restart(w http.ResponseWriter, r *http.Request) {
 	s.operate(w, r, func() (*supervisor.Operation, error) { return s.master.Restart(r.Context(), worker, who(r)) })
 }
 
+// upgradeWish is the body of a wish to upgrade.
+type upgradeWish struct {
+	Binary   string `json:"binary,omitempty"`
+	Rollback bool   `json:"rollback,omitempty"`
+}
+
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
+	var wish upgradeWish
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 8192)).Decode(&wish); err != nil || wish.Rollback && wish.Binary != "" {
+		problem(w, http.StatusBadRequest, `the body is none of {"binary":"/path"}, {"rollback":true} and {}`)
+		return
+	}
+	s.operate(w, r, func() (*supervisor.Operation, error) {
+		return s.master.Upgrade(r.Context(), wish.Binary, wish.Rollback, who(r))
+	})
+}
+
 // scaleWish is the body of a wish to scale.
 type scaleWish struct {
 	N        *int `json:"n"`
@@ -145,6 +162,12 @@ func (c *Client) Restart(ctx context.Context, worker uint64, do func(event.Event
 		wish.Worker = "all"
 	}
 	return c.operate(ctx, "/v1/restart", wish, do)
+}
+
+// Upgrade has another program take over: the one at path, with an empty path that
+// in the file of the running one, or with back the one before. See Reload.
+func (c *Client) Upgrade(ctx context.Context, path string, back bool, do func(event.Event) error) error {
+	return c.operate(ctx, "/v1/upgrade", upgradeWish{path, back}, do)
 }
 
 // Scale changes the number of workers to n, or with relative by n. See Reload.

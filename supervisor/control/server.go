@@ -7,6 +7,7 @@
 //	POST /v1/workers/{id}/kill         {"signal":"TERM"}
 //	POST /v1/stop
 //	POST /v1/reload
+//	POST /v1/upgrade                   {"binary":"/path"}, {"rollback":true} or {}
 //	POST /v1/restart                   {"worker":3} or {"worker":"all"}
 //	POST /v1/scale                     {"n":4} or {"n":-1,"relative":true}
 //
@@ -76,6 +77,7 @@ func New(master *supervisor.Master) *Server {
 	mux.HandleFunc("POST /v1/workers/{id}/kill", s.kill)
 	mux.HandleFunc("POST /v1/stop", s.stop)
 	mux.HandleFunc("POST /v1/reload", s.reload)
+	mux.HandleFunc("POST /v1/upgrade", s.upgrade)
 	mux.HandleFunc("POST /v1/restart", s.restart)
 	mux.HandleFunc("POST /v1/scale", s.scale)
 	s.http = http.Server{
@@ -153,6 +155,8 @@ func fail(w http.ResponseWriter, err error) {
 	switch {
 	case errors.As(err, &unknown):
 		problem(w, http.StatusNotFound, err.Error())
+	case errors.Is(err, supervisor.ErrSucceeded):
+		problem(w, http.StatusServiceUnavailable, err.Error())
 	case errors.Is(err, supervisor.ErrStopped):
 		problem(w, http.StatusGone, err.Error())
 	default:

@@ -118,6 +118,12 @@ func Begin(tb testing.TB, env []string, args ...string) *Instance {
 	return begin(tb, Binary(tb), env, args...)
 }
 
+// BeginProgram is Begin with another build of the command.
+func BeginProgram(tb testing.TB, program string, env []string, args ...string) *Instance {
+	tb.Helper()
+	return begin(tb, program, env, args...)
+}
+
 // BeginPlain is Begin without the race detector in the instance.
 func BeginPlain(tb testing.TB, env []string, args ...string) *Instance {
 	tb.Helper()

@@ -52,12 +52,7 @@ func respawn(ctx context.Context, b *bench) (got result, err error) {
 // lets the slot rest: one may spend a fifth of its time starting, and this
 // measures starting, not waiting.
 func respawnOnce(ctx context.Context, watch *stage.Watch, slot int) (time.Duration, error) {
-	return respawnOnceOf(ctx, watch, slot, 2)
-}
-
-// respawnOnceOf is respawnOnce for so many workers.
-func respawnOnceOf(ctx context.Context, watch *stage.Watch, slot, workers int) (time.Duration, error) {
-	if err := watch.AwaitReady(ctx, workers); err != nil {
+	if err := watch.AwaitReady(ctx, 2); err != nil {
 		return 0, err
 	}
 	victim := watch.Ready()[slot]
@@ -75,7 +70,7 @@ func respawnOnceOf(ctx context.Context, watch *stage.Watch, slot, workers int) (
 	if err != nil {
 		return 0, err
 	}
-	if err := watch.AwaitReady(ctx, workers); err != nil {
+	if err := watch.AwaitReady(ctx, 2); err != nil {
 		return 0, err
 	}
 	took := successor.Time.Sub(killed)
