@@ -28,7 +28,7 @@ func (m *Master) judge(c *child, status unix.WaitStatus) (cause, trigger) {
 	m.lookForOOM()
 	oom := status.Signaled() && status.Signal() == unix.SIGKILL && c.killed == "" && m.oom.claim()
 	switch {
-	case c.failure != "":
+	case c.unborn:
 		return causeCannotStart, exitCrashed
 	case c.killed == causeStartTimeout:
 		return causeStartTimeout, exitCrashed

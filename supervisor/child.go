@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"revenant/supervisor/event"
+	"revenant/supervisor/tree"
 	"revenant/worker/scoreboard"
 )
 
@@ -33,7 +34,9 @@ type child struct {
 	gone     chan struct{} // closed when it has been reaped
 	killed   cause         // why we sent SIGKILL, "" when we did not
 	stop     unix.Signal   // asks it to drain
-	failure  string        // why it could not become the program, in its own words
+	unborn   bool          // it could not become the program
+	detail   string        // what the cause of its end does not say
+	expected expectation   // until it is ready
 }
 
 // draining tells whether it was asked, or said itself, to leave.
@@ -86,6 +89,7 @@ func (m *Master) start(s *seat) (*child, error) {
 		m.exits <- exit{id, status, left.run(pid)}
 	}()
 	m.publish(m.about(c, event.WorkerStarted))
+	m.expect(c, m.cfg.Program.Ready)
 	return c, nil
 }
 
@@ -94,7 +98,7 @@ func (m *Master) start(s *seat) (*child, error) {
 func (m *Master) sweep(c *child) *sweep {
 	s := &sweep{instance: m.cfg.Instance, worker: c.id}
 	if m.cfg.Program.External() {
-		s.keeper, s.began, s.sockets = m.cfg.KeeperPID, startTicks(c.pid), socketNames(m.cfg.Sockets)
+		s.keeper, s.began, s.sockets = m.cfg.KeeperPID, tree.StatOf(c.pid).Began, inodes(m.cfg.Sockets)
 	}
 	return s
 }
@@ -187,6 +191,7 @@ func (m *Master) exited(x exit) {
 	c := m.children[x.id]
 	delete(m.children, c.id)
 	delete(m.byPID, c.pid)
+	c.expected.over()
 	why, end := m.judge(c, x.status)
 	last := c.board.Snapshot()
 	m.state.addTotals(last)
@@ -202,7 +207,7 @@ func (m *Master) exited(x exit) {
 		Cause: string(why), Reason: c.reason, Planned: end == exitPlanned, Uptime: ms(time.Since(c.started)),
 		InFlight: int(last.InFlight()), Accepting: int(last.Accepting), Idle: int(last.Idle),
 	}
-	e.Message = c.failure
+	e.Message = c.detail
 	if m.phase != running && c.killed != "" {
 		m.cut += e.InFlight
 	}
@@ -211,39 +216,18 @@ func (m *Master) exited(x exit) {
 	}
 	m.publish(e)
 	if c.n < len(m.seats) {
-		m.seats[c.n].lastExit = &LastExit{Worker: c.id, Cause: string(why), Reason: c.reason, Time: time.Now(), Planned: e.Planned, InFlight: e.InFlight, Detail: c.failure}
+		m.seats[c.n].lastExit = &LastExit{Worker: c.id, Cause: string(why), Reason: c.reason, Time: time.Now(), Planned: e.Planned, InFlight: e.InFlight, Detail: c.detail}
 	}
 	if len(x.left) > 0 {
 		e := m.about(c, event.Warning)
 		e.Message = fmt.Sprintf("worker %d left processes behind that are in no group of its own, pids %v: killed (a program must stay in the foreground)", c.id, x.left)
 		m.publish(e)
 	}
-	m.repairSockets(c)
+	m.repairSockets(fmt.Sprintf("after the end of worker %d", c.id))
 	if s := m.seatOf(c); s != nil {
 		m.step(s, end)
 	}
 	m.ended(c, end, string(why))
-}
-
-// repairSockets undoes what a worker may have done to the sockets of all, before
-// another one is started on them. Whoever has ended is the nearest suspect, but
-// any worker can do it and the kernel does not say who did.
-func (m *Master) repairSockets(c *child) {
-	if m.phase != running { // what StopNew did is meant
-		return
-	}
-	for _, s := range m.cfg.Sockets {
-		found, err := s.Repair()
-		if found == "" && err == nil {
-			continue
-		}
-		e := m.about(c, event.Warning)
-		e.Message = fmt.Sprintf("listener %s: %s; repaired after the end of worker %d", s.Name(), found, c.id)
-		if err != nil {
-			e.Message = err.Error()
-		}
-		m.publish(e)
-	}
 }
 
 // giveUp ends the instance with an error: nothing below it serves, so nothing is

@@ -37,6 +37,8 @@
 //	program.go            what a worker is given: arguments, environment, descriptors
 //	placement.go          which descriptor a listener stands on
 //	leftover.go           what a worker leaves behind when it is gone
+//	readiness.go          when a worker is ready, and who says so
+//	guard.go              what one worker did to the sockets of all
 //	platform.go           the only place that makes system calls about processes
 //
 // # Goroutines
@@ -51,6 +53,7 @@
 //	emptying the queues  stop         within a second                Run
 //	flip                 an upgrade   the successor is ready or gone nobody; a stop ends it
 //	awaitAlone           New          no earlier master lives        nobody; it ends with the process
+//	one per start        expect       the worker is ready or gone    nobody; it holds nothing
 //	one per orphan       New          the orphan, or Run, has ended  nobody; it holds its pidfd
 //
 // State has one owner, Run. Others send it functions (ask) or facts (exits).

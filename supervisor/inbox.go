@@ -52,16 +52,17 @@ func (m *Master) receive(msg notify.Message) {
 		return
 	}
 	if _, ok := msg.Value(helloKey); ok {
+		c.expected.greeted = true
 		m.hello(c, msg)
 	}
 	if mode, ok := msg.Value(chaosKey); ok {
 		m.chaos(c, mode, msg)
 	}
 	if why, ok := msg.Value(command.FailedKey); ok {
-		c.failure = why
+		c.unborn, c.detail = true, why
 	}
-	if msg.Says(notify.Ready) {
-		m.saidReady(c)
+	if msg.Says(notify.Ready) && c.expected.says() {
+		m.becomesReady(c)
 	}
 	if msg.Says(notify.Stopping) {
 		m.saidStopping(c)

@@ -89,6 +89,7 @@ type Master struct {
 	byPID    map[int]*child
 	orphans  map[uint64]*orphan // workers of older generations that the keeper drains
 	oom      oomKills
+	guard    guard
 
 	began         time.Time
 	phase         instancePhase
@@ -260,6 +261,7 @@ func (m *Master) setTimer(timer *time.Timer) {
 	if m.phase == leaving {
 		sooner(m.leaveAt)
 	}
+	sooner(m.guardDue())
 	// Once it has passed, the first READY commits, and needs no timer.
 	if late := m.began.Add(m.cfg.Policy.StartTimeout); !m.committed && time.Now().Before(late) {
 		sooner(late)
@@ -278,6 +280,7 @@ func (m *Master) tick() {
 		m.closeDown()
 	}
 	m.recycle(now)
+	m.guardSockets(now)
 	for _, s := range m.seats {
 		if d := s.slot.deadline(m.cfg.Policy); !d.IsZero() && !now.Before(d) {
 			m.step(s, tick)
@@ -341,6 +344,7 @@ func (m *Master) do(s *seat, former, successor *child, a action) {
 	case actRetire:
 		m.retire(former, m.reason())
 	case actKill:
+		former.detail = "it was waited for " + former.expected.String()
 		m.kill(former, causeStartTimeout)
 	case actWait:
 		if s.slot.fails > 1 {

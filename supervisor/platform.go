@@ -10,6 +10,7 @@ import (
 
 	"revenant/supervisor/cgroup"
 	"revenant/supervisor/notify"
+	"revenant/supervisor/tree"
 )
 
 // platform is what a master wants from the operating system and from its
@@ -28,6 +29,9 @@ type platform struct {
 	parent func(pid int) int
 	// memory is the resident memory of a process in bytes, 0 when unknown.
 	memory func(pid int) int64
+	// waits tells whether a process or one of its descendants waits for connections
+	// on the sockets with these inodes.
+	waits func(pid int, sockets []uint64) (bool, error)
 	// oomKills counts what the kernel killed in our cgroup for want of memory.
 	oomKills func() uint64
 	// store and remove hand descriptors to the keeper and take them back; tell
@@ -49,7 +53,8 @@ func systemPlatform(workers *notify.Server, keeper *notify.Client) platform {
 		pipe:   systemPipe,
 		start:  startProcess,
 		kill:   func(pid int, sig unix.Signal) { _ = unix.Kill(pid, sig) },
-		parent: parentOf,
+		parent: tree.Parent,
+		waits:  tree.Waits,
 		memory: memoryOf,
 		oomKills: func() uint64 {
 			n, _ := cgroup.Self().OOMKills() // a cgroup that cannot be read proves nothing

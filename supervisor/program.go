@@ -35,6 +35,8 @@ type Program struct {
 	Placements []Placement
 	// OwnShare leaves GOMAXPROCS and GOMEMLIMIT to the program and its operator.
 	OwnShare bool
+	// Ready says how a worker is known to be ready.
+	Ready Readiness
 	// StopSignal asks a worker to drain. Default SIGTERM.
 	StopSignal unix.Signal
 }

@@ -166,6 +166,7 @@ func (m *Master) overdue(s *seat, c *child) {
 		return
 	}
 	s.failure = fmt.Sprintf("worker %d was not ready within the start timeout of %s", c.id, limit)
+	c.detail = "it was waited for " + c.expected.String()
 	m.kill(c, causeStartTimeout)
 }
 
@@ -199,8 +200,8 @@ func kept(s *seat, why string) error {
 
 // ended tells a roll that a worker has ended: one that is new must not crash.
 func (m *Master) ended(c *child, end trigger, why string) {
-	if c.failure != "" {
-		why += ": " + c.failure
+	if c.detail != "" {
+		why += ": " + c.detail
 	}
 	if s := m.succeeds(c); s != nil {
 		m.fail(s, fmt.Sprintf("worker %d ended before it took over: %s", c.id, why))

@@ -58,7 +58,8 @@ type WorkerStatus struct {
 	RSS        int        `json:"rss_bytes"`
 	InFlight   int64      `json:"in_flight"`
 	Requests   uint64     `json:"requests"`
-	Failures   int        `json:"failures,omitempty"` // in a row
+	WaitsFor   string     `json:"waits_for,omitempty"` // of one that starts: what makes it ready
+	Failures   int        `json:"failures,omitempty"`  // in a row
 	LastExit   *LastExit  `json:"last_exit,omitempty"`
 	NextStart  *time.Time `json:"next_start,omitempty"`
 	Deadline   *time.Time `json:"deadline,omitempty"`  // of a drain
@@ -183,6 +184,9 @@ func (s *seat) status(generation int) WorkerStatus {
 func (w *WorkerStatus) fill(c *child, now time.Time) {
 	w.Worker, w.PID = c.id, c.pid
 	w.Uptime = ms(now.Sub(c.started))
+	if c.ready.IsZero() {
+		w.WaitsFor = c.expected.String()
+	}
 	w.numbers(c.board.Snapshot())
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -43,15 +44,29 @@ func actProgram(deeds []string) {
 	}
 }
 
-var actions = map[string]func(object string){
-	"ready":   func(string) { tellAbove(notify.Ready) },
-	"serve":   actServe,
-	"note":    actNote,
-	"exit":    func(code string) { n, _ := strconv.Atoi(code); os.Exit(n) },
-	"forget":  func(string) { forgetEnvironment() },
-	"daemon":  actDaemon,
-	"endless": actEndless,
-	"hang":    func(string) { select {} },
+var actions map[string]func(object string)
+
+func init() {
+	actions = map[string]func(object string){
+		"ready":   func(string) { tellAbove(notify.Ready) },
+		"quiet":   func(string) { quiet = true },
+		"only":    actOnly,
+		"once":    actOnce,
+		"close":   func(string) { _ = unix.CloseRange(0, 1023, 0) },
+		"block":   func(string) { _ = unix.SetNonblock(3, false) },
+		"shut":    func(string) { _ = unix.Shutdown(3, unix.SHUT_RDWR) },
+		"print":   actPrint,
+		"await":   actAwait,
+		"poll":    func(string) { actPoll(false) },
+		"select":  func(string) { actPoll(true) },
+		"serve":   actServe,
+		"note":    actNote,
+		"exit":    func(code string) { n, _ := strconv.Atoi(code); os.Exit(n) },
+		"forget":  func(string) { forgetEnvironment() },
+		"daemon":  actDaemon,
+		"endless": actEndless,
+		"hang":    func(string) { select {} },
+	}
 }
 
 func tellAbove(state ...string) {
@@ -88,7 +103,9 @@ func actServe(object string) {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGQUIT)
 	// Ends with the process.
 	go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, os.Getpid()) }))
-	tellAbove(notify.Ready)
+	if !quiet {
+		tellAbove(notify.Ready)
+	}
 	s := <-signals
 	if notes != "" {
 		note(unix.SignalName(s.(syscall.Signal)))
@@ -140,5 +157,67 @@ func actDaemon(deeds string) {
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
+	}
+}
+
+// quiet is set for a program that does not speak to its supervisor.
+var quiet bool
+
+// actOnly does a deed in one slot: SLOT:DEED.
+func actOnly(object string) {
+	slot, deed, _ := strings.Cut(object, ":")
+	if os.Getenv("REVENANT_SLOT") == slot {
+		actProgram([]string{deed})
+	}
+}
+
+// actOnce does a deed in the first process that comes: FILE:DEED.
+func actOnce(object string) {
+	path, deed, _ := strings.Cut(object, ":")
+	if f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL, 0o600); err == nil {
+		_ = f.Close()
+		actProgram([]string{deed})
+	}
+}
+
+// actAwait goes on when a file is there.
+func actAwait(path string) {
+	for {
+		if _, err := os.Stat(path); err == nil {
+			return
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// actPrint prints what nobody can read.
+func actPrint(string) {
+	garbage := []byte("\x00\x1b[2J\xff\xfe{\"level\":\r\n\n\t{}[]\xe2\x28\xa1")
+	for range 1000 {
+		_, _ = os.Stdout.Write(garbage)
+		_, _ = os.Stderr.Write(garbage)
+	}
+}
+
+// actPoll answers with its pid, and is one of those that wait with poll or select
+// for what to accept and go on whatever comes.
+func actPoll(bySelect bool) {
+	answer := fmt.Sprintf("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%d\n", len(strconv.Itoa(os.Getpid()))+1, os.Getpid())
+	for {
+		if bySelect {
+			var set unix.FdSet
+			set.Set(3)
+			_, _ = unix.Select(4, &set, nil, nil, nil)
+		} else {
+			_, _ = unix.Poll([]unix.PollFd{{Fd: 3, Events: unix.POLLIN}}, -1)
+		}
+		fd, _, err := unix.Accept(3)
+		if err != nil {
+			time.Sleep(time.Millisecond) // of one that is shut down, poll returns at once
+			continue
+		}
+		_, _ = unix.Read(fd, make([]byte, 4096))
+		_, _ = unix.Write(fd, []byte(answer))
+		_ = unix.Close(fd)
 	}
 }

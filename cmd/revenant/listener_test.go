@@ -26,7 +26,7 @@ func TestListenerThatAWorkerShutDownIsRepaired(t *testing.T) {
 		}
 		return err == nil && answer.StatusCode == http.StatusOK
 	})
-	supervisortest.AwaitEvent(t, i.Follow(), "a warning about the socket", func(e event.Event) bool { return e.Kind == event.Warning })
+	supervisortest.AwaitEvent(t, i.Follow(), "a word about the socket", func(e event.Event) bool { return e.Kind == event.ListenerHarmed })
 	i.Await("whole again", func(s supervisor.Status) bool { return isReady(s) })
 }
 

@@ -27,6 +27,7 @@ var programOptions = []option{
 	{"limit", "NAME=SOFT[:HARD]", "", "a resource limit of the workers as in setrlimit(2), like nofile=65536 or core=0; may be given again, or a list with commas"},
 	{"user", "USER", "", "user of the workers, by name or number, with his groups"},
 	{"group", "GROUP", "", "group of the workers, by name or number"},
+	{"ready", "WHAT", "auto", "when a worker is ready: notify (it says READY=1), listen (it waits for connections), http:/PATH (a GET on the first listener is answered below 500, by whichever worker), delay:TIME (it lived so long), or auto: the first of notify and listen"},
 	{"stop-signal", "SIGNAL", "TERM", "asks a worker to finish its requests and end: TERM, INT, QUIT, HUP, USR1, USR2 or WINCH"},
 }
 
@@ -34,6 +35,7 @@ var programOptions = []option{
 // application when there is none.
 func readProgram(s *settings, err *error, addresses []listen.Address) (p supervisor.Program) {
 	p.StopSignal = parse(s, err, "stop-signal", stopSignal)
+	p.Ready = parse(s, err, "ready", readiness)
 	p.Extra = parseList(s, err, "env", extraVariable)
 	p.Placements = parseList(s, err, "fd", placement)
 	step := command.Spec{Dir: parse(s, err, "chdir", filepath.Abs), Umask: parse(s, err, "umask", umask), User: workersUser(s, err)}
@@ -231,6 +233,23 @@ func umask(text string) (*int, error) {
 	}
 	bits := int(mask)
 	return &bits, nil
+}
+
+func readiness(text string) (r supervisor.Readiness, err error) {
+	kind, detail, _ := strings.Cut(text, ":")
+	switch r.Kind = supervisor.ReadinessKind(kind); {
+	case text == "auto":
+		return supervisor.Readiness{}, nil
+	case text == "notify" || text == "listen":
+		return r, nil
+	case r.Kind == supervisor.ReadyHTTP && strings.HasPrefix(detail, "/"):
+		r.Path = detail
+		return r, nil
+	case r.Kind == supervisor.ReadyDelay:
+		r.Delay, err = duration(detail)
+		return r, err
+	}
+	return r, errors.New("not a way to know it (use auto, notify, listen, http:/PATH or delay:TIME)")
 }
 
 func stopSignal(name string) (unix.Signal, error) {

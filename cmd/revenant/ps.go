@@ -161,6 +161,9 @@ func newestExit(s supervisor.Status) *supervisor.LastExit {
 
 func row(s supervisor.Status, w supervisor.WorkerStatus, before *supervisor.Status, now time.Time) []string {
 	state := w.State
+	if w.WaitsFor != "" && w.State == "starting" {
+		state += ": " + w.WaitsFor
+	}
 	if w.Successor {
 		state += " (successor)"
 	}

@@ -33,6 +33,7 @@ const (
 	OperationStep      Kind = "operation.step"
 	OperationDone      Kind = "operation.done"
 	OperationFailed    Kind = "operation.failed"
+	ListenerHarmed     Kind = "listener.harmed"
 	WorkersChanged     Kind = "workers.changed"
 	WorkerStarted      Kind = "worker.started"
 	WorkerReady        Kind = "worker.ready"
@@ -104,7 +105,7 @@ func (e Event) Level() slog.Level {
 		}
 	case InstanceRolledBack:
 		return slog.LevelError
-	case WorkerBackoff, InstanceDegraded, Lost, Warning, ChaosRefused, SignalIgnored, OperationFailed:
+	case WorkerBackoff, InstanceDegraded, ListenerHarmed, Lost, Warning, ChaosRefused, SignalIgnored, OperationFailed:
 		return slog.LevelWarn
 	case WorkerStarted, WorkerStopping, MasterReady:
 		return slog.LevelDebug

@@ -8,6 +8,7 @@
 package listen
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -135,6 +136,22 @@ func (s *Socket) Repair() (string, error) {
 		return "the socket was shut down", fmt.Errorf("cannot listen on %s again: %w", s.name, err)
 	}
 	return "the socket was shut down", nil
+}
+
+// Replace puts a new socket in the place of a unix socket that was shut down, at
+// the same path and under the same descriptor. Whoever else holds the old one has
+// nothing any more.
+func (s *Socket) Replace(ctx context.Context) error {
+	fresh, err := Bind(ctx, s.name)
+	if err != nil {
+		return err
+	}
+	defer fresh.Close()
+	if err := unix.Dup3(fresh.fd, s.fd, unix.O_CLOEXEC); err != nil {
+		return fmt.Errorf("cannot replace %s: %w", s.name, err)
+	}
+	s.file, s.local = fresh.file, fresh.local
+	return nil
 }
 
 func isListening(fd int) bool {

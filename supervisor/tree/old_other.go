@@ -1,0 +1,9 @@
+//go:build !amd64
+
+package tree
+
+// The architecture has no such system calls, or we do not know their numbers.
+const (
+	oldPoll   = -1
+	oldSelect = -1
+)

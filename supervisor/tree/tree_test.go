@@ -1,0 +1,204 @@
+package tree
+
+import (
+	"bufio"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// patience bounds every wait.
+const patience = 30 * time.Second
+
+// roleVariable makes the test binary a process to look at.
+const roleVariable = "TREE_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	if role := os.Getenv(roleVariable); role != "" {
+		act(role)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// act says that it is there and then waits in the way that role names, on
+// descriptor 3, which is a listener, until its input ends.
+func act(role string) {
+	// Ends with the process.
+	go func() {
+		_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
+		os.Exit(0)
+	}()
+	os.Stdout.WriteString("here\n")
+	switch role {
+	case "epoll":
+		l, err := net.FileListener(os.NewFile(3, "listener"))
+		if err == nil {
+			_, err = l.Accept()
+		}
+		panic(err)
+	case "poll":
+		_, _ = unix.Poll([]unix.PollFd{{Fd: 0, Events: unix.POLLERR}, {Fd: 3, Events: unix.POLLIN}}, -1)
+	case "select":
+		var set unix.FdSet
+		set.Set(3)
+		_, _ = unix.Select(4, &set, nil, nil, nil)
+	case "accept":
+		_ = unix.SetNonblock(3, false)
+		_, _, _ = unix.Accept(3)
+	case "poll-other":
+		_, _ = unix.Poll([]unix.PollFd{{Fd: 0, Events: unix.POLLERR}}, -1)
+	case "idle", "parent":
+		if role == "parent" {
+			_, _ = syscall.ForkExec("/proc/self/exe", []string{"child"}, &syscall.ProcAttr{
+				Env: []string{roleVariable + "=poll", "GORACE=atexit_sleep_ms=0"}, Files: []uintptr{0, 1, 2, 3}})
+		}
+		select {}
+	}
+}
+
+// listener is a socket and its inode.
+func listener(t *testing.T) (*os.File, uint64) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := l.(*net.TCPListener).File()
+	_ = l.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &stat); err != nil {
+		t.Fatal(err)
+	}
+	return f, stat.Ino
+}
+
+// start starts a process in a role, which ends with the test.
+func start(t *testing.T, role string, socket *os.File) (pid int) {
+	t.Helper()
+	c := exec.Command("/proc/self/exe")
+	c.Env = append(os.Environ(), roleVariable+"="+role, "GORACE=atexit_sleep_ms=0")
+	c.ExtraFiles = []*os.File{socket}
+	in, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.StdoutPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = in.Close()
+		_ = c.Wait()
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "here\n" {
+		t.Fatalf("it says %q, %v", line, err)
+	}
+	return c.Process.Pid
+}
+
+func await(t *testing.T, what string, good func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(patience); !good(); time.Sleep(time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+func TestProcessThatWaitsForConnectionsIsSeen(t *testing.T) {
+	for _, role := range []string{"epoll", "poll", "select", "accept", "parent"} {
+		t.Run(role, func(t *testing.T) {
+			socket, inode := listener(t)
+			pid := start(t, role, socket)
+			await(t, "it waits", func() bool {
+				waits, err := Waits(pid, []uint64{1, inode})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return waits
+			})
+			if waits, _ := Waits(pid, []uint64{1}); waits {
+				t.Error("it waits for another socket's connections")
+			}
+		})
+	}
+}
+
+// The twin: to hold a listener is not to wait on it.
+func TestProcessThatOnlyHoldsTheListenerDoesNotWait(t *testing.T) {
+	for _, role := range []string{"idle", "poll-other"} {
+		t.Run(role, func(t *testing.T) {
+			socket, inode := listener(t)
+			pid := start(t, role, socket)
+			await(t, "it sleeps", func() bool { return StatOf(pid).State == 'S' })
+			if holds, err := Holds(pid, []uint64{inode}); !holds || err != nil {
+				t.Errorf("holds the listener: %t, %v", holds, err)
+			}
+			if waits, err := Waits(pid, []uint64{inode}); waits || err != nil {
+				t.Errorf("waits: %t, %v", waits, err)
+			}
+		})
+	}
+}
+
+func TestWhatIsGoneSaysNothing(t *testing.T) {
+	c := exec.Command("true")
+	if err := c.Run(); err != nil {
+		t.Fatal(err)
+	}
+	pid := c.Process.Pid
+	if waits, err := Waits(pid, []uint64{1}); waits || err != nil {
+		t.Errorf("waits: %t, %v", waits, err)
+	}
+	if s := StatOf(pid); s != (Stat{}) {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestStoppedProcessIsSeenAndItsFamilyListed(t *testing.T) {
+	socket, _ := listener(t)
+	pid := start(t, "idle", socket)
+	if !slices.Contains(Of(os.Getpid()), pid) || !slices.Contains(Children(os.Getpid()), pid) || Parent(pid) != os.Getpid() {
+		t.Errorf("%d is not among %v", pid, Of(os.Getpid()))
+	}
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "it is stopped", func() bool { return StatOf(pid).State == 'T' })
+	_ = unix.Kill(pid, unix.SIGCONT)
+	if env := Environ(pid); env[roleVariable] != "idle" {
+		t.Errorf("environment %v", env)
+	}
+	if began := StatOf(pid).Began; began < StatOf(os.Getpid()).Began || began == 0 {
+		t.Errorf("it began at %d", began)
+	}
+}
+
+func TestEpollOfAKernelThatTellsNoInodeIsRead(t *testing.T) {
+	line := "tfd:        5 events:     2019 data:                5\n"
+	if !polled(line, map[int]bool{5: true}, []uint64{7}) || polled(line, map[int]bool{6: true}, []uint64{7}) {
+		t.Error("by the descriptor")
+	}
+	line = strings.TrimSuffix(line, "\n") + "  pos:0 ino:7 sdev:8\n"
+	if !polled(line, nil, []uint64{7}) || polled(line, map[int]bool{5: true}, []uint64{8}) {
+		t.Error("by the inode")
+	}
+	if polled("tfd: 5 events: 4 data: 5 pos:0 ino:7 sdev:8\n", map[int]bool{5: true}, []uint64{7}) {
+		t.Error("who waits to write does not accept")
+	}
+}
