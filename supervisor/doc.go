@@ -97,7 +97,8 @@
 //     as after a crash, and drain; their boards are the successor's. So the next
 //     upgrade need not wait for the last connection of the one before, and there
 //     are never two masters that count events, for longer than it takes to exit.
-//     Until then the successor's events wait for their numbers.
+//     Until then the successor's events wait for their numbers. An upgrade is refused
+//     while more workers drain than an instance should carry.
 //   - Workers of a successor are READY, and answer it through their doors, before
 //     they take a connection: of a program that is refused no client ever hears.
 //     Workers that have no door take connections when they are ready, as they do

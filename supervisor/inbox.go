@@ -131,7 +131,10 @@ func (m *Master) drainers() int {
 }
 
 // crowded tells that more workers drain than an instance should carry.
-func (m *Master) crowded() bool { return m.drainers() >= 2*len(m.seats)+2 }
+func (m *Master) crowded() bool { return m.drainers() >= m.crowd() }
+
+// crowd is how many workers may drain beside those that serve.
+func (m *Master) crowd() int { return 2*len(m.seats) + 2 }
 
 // chaosRefusal says why a worker must not end now, "" when it may. A worker that
 // was granted its end before does not count as one that serves.

@@ -51,6 +51,9 @@ func (m *Master) upgradeTo(path string, back bool, who string) (*Operation, erro
 	case !m.committed && m.phase == running:
 		return nil, errors.New("cannot upgrade: the instance is not ready yet (wait for it, see revenant ps)")
 	}
+	if n := len(m.orphans) + m.drainers(); n >= m.crowd() {
+		return nil, fmt.Errorf("cannot upgrade: %d workers of earlier upgrades still finish their requests (wait, for the drain timeout of %s at most)", n, event.Humane(m.cfg.Policy.DrainTimeout))
+	}
 	op, err := m.begin(opUpgrade, who)
 	if err != nil {
 		return nil, fmt.Errorf("cannot upgrade: %w", err)

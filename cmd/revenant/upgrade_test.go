@@ -133,28 +133,43 @@ func TestUpgradeTakesWhatIsNowInTheFileAndGoesBackWhenThatIsGone(t *testing.T) {
 	}
 }
 
-func TestNextUpgradeNeedNotWaitForTheLastConnectionOfTheOneBefore(t *testing.T) {
-	i := supervisortest.Start(t, "--workers", "1", "--drain-timeout", "1h")
+// busy begins a request on the newest worker, which has to wait for its end.
+func busy(t *testing.T, i *supervisortest.Instance) net.Conn {
+	t.Helper()
 	conn, err := net.Dial("tcp", i.Address())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	t.Cleanup(func() { _ = conn.Close() })
 	fmt.Fprint(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n1")
 	i.Await("busy with the request", func(s supervisor.Status) bool { return s.Workers[0].InFlight == 1 })
-	for range 2 {
+	return conn
+}
+
+func TestNextUpgradeNeedNotWaitForTheLastConnectionOfTheOneBefore(t *testing.T) {
+	i := supervisortest.Start(t, "--workers", "1", "--drain-timeout", "1h")
+	const crowd = 4 // that one worker may leave behind
+	var held []net.Conn
+	for range crowd {
+		held = append(held, busy(t, i))
 		upgraded(i, t)
 	}
-	s := i.Await("the first worker draining", func(s supervisor.Status) bool { return s.Orphans == 1 })
+	s := i.Await("the former workers draining", func(s supervisor.Status) bool { return s.Orphans == crowd })
 	if s.Workers[1].Worker != 1 || s.Workers[1].State != "draining" {
 		t.Errorf("beside the slot is %+v", s.Workers[1])
 	}
-	fmt.Fprint(conn, "2")
-	answer := make([]byte, 1024)
-	if n, err := conn.Read(answer); err != nil || !bytes.HasPrefix(answer[:n], []byte("HTTP/1.1 200")) {
-		t.Errorf("the request of the first generation is answered %q, %v", answer, err)
+	if _, errs, code := client(i, t, "upgrade"); code != exitFailed || !strings.Contains(errs, "4 workers of earlier upgrades still finish their requests") {
+		t.Errorf("with many that drain, an upgrade exits with %d and says %q", code, errs)
+	}
+	for _, conn := range held {
+		fmt.Fprint(conn, "2")
+		answer := make([]byte, 1024)
+		if n, err := conn.Read(answer); err != nil || !bytes.HasPrefix(answer[:n], []byte("HTTP/1.1 200")) {
+			t.Errorf("a request of a former generation is answered %q, %v", answer, err)
+		}
 	}
 	settled(i, t)
+	upgraded(i, t)
 }
 
 // damaged are programs that can be seen to be none, and what is said of them.
