@@ -48,7 +48,7 @@ var runOptions = append([]option{
 	{"probation", "TIME", "10s", "how long after an upgrade a new version that crashes again and again is a reason to return to the one before; 0s for never"},
 	{"on-crash-loop", "WHAT", "backoff", "when every worker crashes again and again: backoff (never give up) or exit (code 11)"},
 	{"chaos", "bool", "false", "let GET /workerKiller end workers"},
-	{"chaos-token-file", "FILE", "", "holds the token that /workerKiller then asks for; read once, when the instance starts"},
+	{"chaos-token-file", "FILE", "", "holds the token that /workerKiller then asks for; read when the instance starts, and by a reload that names another file"},
 	{"log-format", "FORMAT", "auto", "auto (pretty on a terminal, else json), json or pretty"},
 	{"log-passthrough", "bool", "false", "let workers print to our own stdout and stderr, untouched: no lines in the log, none for revenant logs"},
 }, programOptions...)
