@@ -59,6 +59,7 @@ func init() {
 		"await":   actAwait,
 		"poll":    func(string) { actPoll(false) },
 		"select":  func(string) { actPoll(true) },
+		"say":     func(text string) { answer = text },
 		"serve":   actServe,
 		"note":    actNote,
 		"exit":    func(code string) { n, _ := strconv.Atoi(code); os.Exit(n) },
@@ -112,6 +113,9 @@ func actServe(object string) {
 	}
 	os.Exit(0)
 }
+
+// answer is what serve answers.
+var answer = strconv.Itoa(os.Getpid())
 
 // notes is the file that note names.
 var notes string

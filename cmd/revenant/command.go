@@ -40,6 +40,7 @@ replaced while the others go on serving.`,
 	}
 	root.AddCommand(
 		runCommand(role == notify.RoleMaster),
+		devCommand(role),
 		appCommand(),
 		psCommand(),
 		eventsCommand(),

@@ -16,7 +16,7 @@ import (
 // import. A package that is not listed may import nothing of either.
 var rules = map[string][]string{
 	"cmd/revenant": {
-		"cmd/revenant/configfile", "supervisor", "supervisor/cgroup", "supervisor/command", "supervisor/control", "supervisor/event", "supervisor/keeper", "supervisor/listen", "supervisor/notify", "supervisor/output", "worker", "worker/app",
+		"cmd/revenant/configfile", "cmd/revenant/watch", "supervisor", "supervisor/cgroup", "supervisor/command", "supervisor/control", "supervisor/event", "supervisor/keeper", "supervisor/listen", "supervisor/notify", "supervisor/output", "worker", "worker/app",
 		"github.com/google/uuid", "github.com/lmittmann/tint", "github.com/mattn/go-isatty", "github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/sys",
 	},
 	"cmd/revenant/watch":      {"github.com/fsnotify/fsnotify", "golang.org/x/sys"},

@@ -265,6 +265,11 @@ func TestCommandThatDoesNotExistIsWrongUsage(t *testing.T) {
 		{[]string{"restart", "every"}, []string{"WORKER every: ", "nor all"}},
 		{[]string{"scale", "0"}, []string{"N 0: ", "(write 4, +1 or -1)"}},
 		{[]string{"scale", "more"}, []string{"N more: ", "(write 4, +1 or -1)"}},
+		{[]string{"dev"}, []string{"there is no COMMAND", "revenant dev --help"}},
+		{[]string{"dev", "app.py"}, []string{`"app.py"`, "behind --"}},
+		{[]string{"dev", "--watch=/nonexistent", "--", "true"}, []string{"cannot watch /nonexistent: no such file"}},
+		{[]string{"dev", "--poll=often", "--", "true"}, []string{"--poll often: ", "(write it like 30s"}},
+		{[]string{"dev", "--", "./nonexistent"}, []string{"cannot execute ./nonexistent: no such file"}},
 		{[]string{"health", "--name=a b"}, []string{"--name a b: ", "(use up to 64"}},
 		{[]string{"app", "--listen=nowhere"}, []string{"--listen nowhere: ", "(write tcp://"}},
 	} {

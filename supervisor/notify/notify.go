@@ -52,6 +52,7 @@ const (
 	OrphanKey = "X_REVENANT_ORPHAN"
 
 	RoleCandidate = "candidate" // of a process that is about to become a master
+	RoleKeeper    = "keeper"
 	RoleMaster    = "master"
 	RoleWorker    = "worker"
 	RoleCommand   = "command" // about to become a program that is not ours
