@@ -92,7 +92,8 @@ func serveOn(fd int) net.Listener {
 	return l
 }
 
-// actServe answers each request with the program's pid on a descriptor (3), until
+// actServe answers each request, with the program's pid unless say was before, on a
+// descriptor (3) until
 // a signal comes, whose name it adds to the file of note.
 func actServe(object string) {
 	fd := 3
@@ -103,7 +104,7 @@ func actServe(object string) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGQUIT)
 	// Ends with the process.
-	go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, os.Getpid()) }))
+	go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, answer) }))
 	if !quiet {
 		tellAbove(notify.Ready)
 	}

@@ -175,13 +175,8 @@ func TestMasterAfterACrashGoesOnWithTheConfigurationInForce(t *testing.T) {
 	if s = killMaster(i, t, s); s.Desired != 3 || s.Generation != 4 {
 		t.Errorf("without the file: %d workers in generation %d, want 3 in 4", s.Desired, s.Generation)
 	}
-	r, err := http.Get(i.URL() + "/workerKiller")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = r.Body.Close()
-	if r.StatusCode != http.StatusOK {
-		t.Errorf("/workerKiller: %s, and chaos was true", r.Status)
+	if got := killerStatus(t, i); got == http.StatusNotFound {
+		t.Error("/workerKiller does not exist, and chaos was true")
 	}
 }
 
