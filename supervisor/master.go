@@ -25,7 +25,8 @@ type Config struct {
 	// time. An error refuses the whole: nothing changes.
 	Reread func() (Settings, []string, error)
 	// Applied is called when what Reread returned last is in force: a reload has
-	// ended well. It may be nil. It runs in the loop.
+	// ended well; and when a master that was started by the one before is in charge.
+	// It may be nil. It runs in the loop.
 	Applied func()
 
 	Instance   string // UUID, for the life of the instance

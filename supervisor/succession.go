@@ -23,6 +23,12 @@ type Succession struct {
 	Later *notify.Question
 }
 
+// Refuse tells the master before why this one does not even begin.
+func (s *Succession) Refuse(generation int, why error) {
+	text := strings.ReplaceAll(why.Error(), "\n", "; ")
+	_ = s.Predecessor.Send(refusalKey+"="+oneLine(text), fmt.Sprintf("%s=%d", notify.GenerationVariable, generation))
+}
+
 // ErrUnfit ends a master whose workers crash again and again while its program is
 // on probation: its keeper returns to the program before.
 var ErrUnfit = errors.New("the new program is no good")
@@ -96,8 +102,12 @@ func (m *Master) takeOver(stored []notify.NamedFile) {
 
 // speak lets the control socket be this master's, once it serves and is alone.
 func (m *Master) speak() {
-	if m.committed && m.alone {
-		close(m.inCharge)
+	if !m.committed || !m.alone {
+		return
+	}
+	close(m.inCharge)
+	if m.cfg.Applied != nil && m.operation == nil { // else the operation's end does
+		m.cfg.Applied()
 	}
 }
 

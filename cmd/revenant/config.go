@@ -8,11 +8,12 @@ import (
 	"slices"
 
 	"revenant/cmd/revenant/configfile"
+	"revenant/supervisor/notify"
 )
 
 // configOption names the file. There is no default one: an instance whose
 // behaviour hangs on a file that nobody named is a riddle.
-var configOption = option{"config", "FILE", "", "file of settings (TOML), named as here, and command = [\"PROGRAM\", \"ARG\"]; read when the instance starts and at a reload. No file is read by default"}
+var configOption = option{"config", "FILE", "", "file of settings (TOML), named as here, and command = [\"PROGRAM\", \"ARG\"]; read when the instance starts, at a reload and at an upgrade. No file is read by default"}
 
 // commandKey is what stands behind -- on the command line: in a file a list, of
 // the program and its arguments.
@@ -36,7 +37,7 @@ func (s *settings) openFile(kept []byte) {
 		}
 	}
 	var err error
-	if s.file, err = configfile.Parse(path, text, fileKeys(s.options)); err != nil {
+	if s.file, err = configfile.Parse(path, text, fileKeys()); err != nil {
 		s.faults = codeError{exitUsage, err}
 	}
 }
@@ -46,15 +47,20 @@ var fileTypes = map[string]configfile.Type{
 	"bool":    configfile.Boolean,
 	"N":       configfile.Number | configfile.Text,
 	"ADDRESS": configfile.Text | configfile.List,
+	"SIZE":    configfile.Number | configfile.Text,
+	"USER":    configfile.Number | configfile.Text,
+	"GROUP":   configfile.Number | configfile.Text,
 
 	"NAME=VALUE":       configfile.Text | configfile.List | configfile.Table,
 	"N[=ADDRESS]":      configfile.Number | configfile.Text | configfile.List,
 	"NAME=SOFT[:HARD]": configfile.Text | configfile.List | configfile.Table,
 }
 
-func fileKeys(options map[string]option) []configfile.Key {
+// fileKeys are the settings of run; what belongs to development alone stands in no
+// file that is for both.
+func fileKeys() []configfile.Key {
 	keys := []configfile.Key{{Name: commandKey, Types: configfile.List, Members: configfile.Text, Example: `["gunicorn", "app:app"]`}}
-	for _, o := range options {
+	for _, o := range runOptions {
 		k := configfile.Key{Name: o.name, Types: cmp.Or(fileTypes[o.kind], configfile.Text), Example: o.example()}
 		if o.name == configOption.name {
 			k.Refused = "a file cannot name another one (use --config or " + o.variable() + ")"
@@ -66,23 +72,14 @@ func fileKeys(options map[string]option) []configfile.Key {
 	return keys
 }
 
-// example is a value as a file has it.
+// examples of values as a file has them, by the kind of the option.
+var examples = map[string]string{
+	"bool": "true", "N": "4", "TIME": `"30s"`, "SIZE": `"512M"`, "MASK": `"022"`, "FILE": `"/path/of/a/file"`, "DIR": `"/path/of/a/folder"`,
+	"ADDRESS": `["tcp://127.0.0.1:3000"]`, "NAME=VALUE": `["RAILS_ENV=production"]`, "N[=ADDRESS]": "0", "NAME=SOFT[:HARD]": `["nofile=65536", "core=0"]`,
+}
+
 func (o option) example() string {
-	switch o.kind {
-	case "bool":
-		return "true"
-	case "N":
-		return "4"
-	case "NAME=VALUE":
-		return `["RAILS_ENV=production"]`
-	case "N[=ADDRESS]":
-		return `0`
-	case "NAME=SOFT[:HARD]":
-		return `["nofile=65536", "core=0"]`
-	case "ADDRESS":
-		return `["tcp://127.0.0.1:3000"]`
-	}
-	return fmt.Sprintf("%q", cmp.Or(o.value, o.kind))
+	return cmp.Or(examples[o.kind], fmt.Sprintf("%q", cmp.Or(o.value, o.kind)))
 }
 
 // inOrder lists errors one by one: those about the command line and the
@@ -124,7 +121,7 @@ func (in inheritance) readOptions(s *settings) (o instanceOptions, leftOut []err
 	if err != nil {
 		return o, nil, err
 	}
-	reloaded, err := in.text(keptReloaded)
+	inForce, err := in.inForce()
 	if err != nil {
 		return o, nil, err
 	}
@@ -134,9 +131,9 @@ func (in inheritance) readOptions(s *settings) (o instanceOptions, leftOut []err
 	}
 	s.token = string(token)
 	s.openFile(start)
-	if reloaded != nil {
+	if inForce != nil {
 		first := *s
-		s.openFile(reloaded)
+		s.openFile(inForce)
 		keepLasting(&first, s)
 	}
 	if o, err = readOptions(s); err != nil && in.generation > 1 {
@@ -147,6 +144,22 @@ func (in inheritance) readOptions(s *settings) (o instanceOptions, leftOut []err
 		o.tokenPath = memoryPath(fd)
 	}
 	return o, leftOut, err
+}
+
+// inForce is the text of the last reload or upgrade, nil when there was none. When
+// an upgrade was given up, it is what was in force before that, and from now on again.
+func (in inheritance) inForce() (text []byte, err error) {
+	if os.Getenv(notify.RolledBackVariable) != "" {
+		if text, err = in.text(keptBefore); err != nil {
+			return nil, err
+		}
+	}
+	if text == nil {
+		return in.text(keptReloaded)
+	}
+	in.keepText(keptReloaded, text)
+	_ = in.keeper.Send(notify.RemoveFD, notify.FDName(keptBefore))
+	return text, nil
 }
 
 // forgive makes an older master's configuration one that this binary can begin

@@ -8,7 +8,7 @@ import (
 
 // lasting are the settings that hold for the life of an instance: a reload shows
 // that they differ, and leaves them as they are.
-var lasting = []string{"listen", "name", "runtime-dir", "config", "log-format"}
+var lasting = []string{"listen", "name", "runtime-dir", "config", "log-format", "probation"}
 
 const anew = "takes effect when the instance is started anew"
 

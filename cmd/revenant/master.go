@@ -83,11 +83,23 @@ func begin(s *settings, in inheritance, signals <-chan os.Signal) error {
 	for _, err := range leftOut {
 		log.Warn("setting left out: this version does not understand it", "err", err)
 	}
-	return supervise(o, in, log, signals)
+	again := newRereader(o, in, 0)
+	if in.succession != nil {
+		changes, err := again.anew()
+		if err != nil {
+			in.succession.Refuse(in.generation, err)
+			return err
+		}
+		for _, line := range changes {
+			log.Info("setting differs", "setting", line)
+		}
+	}
+	return supervise(in, again, log, signals)
 }
 
-func supervise(o instanceOptions, in inheritance, log *slog.Logger, signals <-chan os.Signal) error {
-	cfg, err := configure(o, in, log)
+func supervise(in inheritance, again *rereader, log *slog.Logger, signals <-chan os.Signal) error {
+	o := again.inForce
+	cfg, err := configure(in, again, log)
 	if err != nil {
 		return err
 	}
@@ -121,7 +133,8 @@ func supervise(o instanceOptions, in inheritance, log *slog.Logger, signals <-ch
 const flipGrace = 2 * time.Second
 
 // configure turns settings and inheritance into what the master is told.
-func configure(o instanceOptions, in inheritance, log *slog.Logger) (supervisor.Config, error) {
+func configure(in inheritance, again *rereader, log *slog.Logger) (supervisor.Config, error) {
+	o := again.inForce
 	host := cgroup.Self()
 	cpus, memory := host.CPUs(), host.Memory()
 	for _, err := range append(cpus.Ignored, memory.Ignored...) {
@@ -137,7 +150,7 @@ func configure(o instanceOptions, in inheritance, log *slog.Logger) (supervisor.
 	if memory.KilledTogether {
 		log.Warn("memory.oom.group is set: one worker that runs out of memory ends the whole container", "limit", memory.Rule)
 	}
-	again := newRereader(o, in, settings.Workers)
+	again.workers = settings.Workers
 	executable, _ := os.Executable() // without it one has to be named
 	return supervisor.Config{
 		Settings: settings, Reread: again.reread, Applied: again.applied,

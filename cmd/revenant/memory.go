@@ -19,6 +19,7 @@ import (
 const (
 	keptConfiguration = "configuration"          // the text of the configuration file at the start
 	keptReloaded      = "reloaded configuration" // that of the last reload that came into force
+	keptBefore        = "former configuration"   // what was in force before the last upgrade
 	keptToken         = "token"                  // for /workerKiller
 )
 

@@ -14,15 +14,33 @@ import (
 // environment are what they were, the file is read anew, and the CPUs and the
 // memory that we may use are asked anew.
 type rereader struct {
-	in      inheritance
-	inForce instanceOptions
-	workers int
-	token   notify.NamedFile // in force, FD -1 when this process did not make it
-	read    *reading         // what reread returned last
+	in       inheritance
+	inForce  instanceOptions
+	workers  int
+	token    notify.NamedFile // in force, FD -1 when this process did not make it
+	read     *reading         // what reread returned last
+	unkept   bool             // the keeper does not have yet what is in force
+	newToken bool             // nor the token
+	before   []byte           // the file in force under the master before an upgrade
 }
 
 func newRereader(o instanceOptions, in inheritance, workers int) *rereader {
 	return &rereader{in: in, inForce: o, workers: workers, token: notify.NamedFile{FD: -1}}
+}
+
+// anew reads the settings again for a master that follows an upgrade: it begins
+// with what the file says now, and refuses to begin when anything is wrong. It
+// returns a line for each setting that differs.
+func (r *rereader) anew() (changes []string, err error) {
+	if file := r.inForce.settings.file; file != nil {
+		r.before = file.Text
+	}
+	_, changes, err = r.reread()
+	if err != nil {
+		return nil, err
+	}
+	r.adopt()
+	return changes, nil
 }
 
 // reading is what a reload has read and not yet put in force.
@@ -51,8 +69,11 @@ func (r *rereader) reread() (supervisor.Settings, []string, error) {
 	}
 	changes := differences(old, s)
 	keepLasting(old, s)
+	s.token = o.token
+	if o, err = readOptions(s); err != nil {
+		return supervisor.Settings{}, nil, err
+	}
 	next := &reading{options: o, token: notify.NamedFile{FD: -1}}
-	next.options.logFormat, next.options.dir, next.options.name, next.options.listen = r.inForce.logFormat, r.inForce.dir, r.inForce.name, r.inForce.listen
 	if err := next.keepToken(r.inForce); err != nil {
 		return supervisor.Settings{}, nil, err
 	}
@@ -81,34 +102,50 @@ func (n *reading) keepToken(inForce instanceOptions) (err error) {
 	return err
 }
 
-// applied is called when what was read is in force: from now on it is also what a
-// later master goes on with.
+// applied is called when what was read is in force, and, after an upgrade, when
+// this master is in charge: from now on it is also what a later master goes on with.
 func (r *rereader) applied() {
-	next, had := r.read, r.inForce
-	if next == nil {
+	r.adopt()
+	if !r.unkept {
 		return
 	}
-	r.inForce, r.workers, r.read = next.options, next.workers, nil
-	if next.options.tokenPath != had.tokenPath {
-		r.changeToken(next.token)
-	}
-	if file := next.options.settings.file; file != nil {
+	r.unkept = false
+	if file := r.inForce.settings.file; file != nil {
 		r.in.keepText(keptReloaded, file.Text)
+	}
+	if r.before != nil {
+		r.in.keepText(keptBefore, r.before)
+		r.before = nil
+	}
+	if r.newToken {
+		r.newToken = false
+		r.keepToken()
 	}
 }
 
-// changeToken has the keeper keep another token, or none. Of those that this
-// process made, the one in force stays open, for workers to read.
-func (r *rereader) changeToken(token notify.NamedFile) {
-	if r.token.FD >= 0 {
-		_ = unix.Close(r.token.FD)
+// adopt makes what was read what is in force here.
+func (r *rereader) adopt() {
+	next := r.read
+	if next == nil {
+		return
 	}
-	r.token = token
-	if token.FD < 0 {
+	if next.options.tokenPath != r.inForce.tokenPath {
+		if r.token.FD >= 0 {
+			_ = unix.Close(r.token.FD)
+		}
+		// It stays open, for workers to read.
+		r.token, r.newToken = next.token, true
+	}
+	r.inForce, r.workers, r.read, r.unkept = next.options, next.workers, nil, true
+}
+
+// keepToken has the keeper keep another token, or none.
+func (r *rereader) keepToken() {
+	if r.token.FD < 0 {
 		_ = r.in.keeper.Send(notify.RemoveFD, notify.FDName(keptToken))
 		return
 	}
-	_ = r.in.keeper.SendFiles([]int{token.FD}, notify.StoreFD, notify.FDName(keptToken))
+	_ = r.in.keeper.SendFiles([]int{r.token.FD}, notify.StoreFD, notify.FDName(keptToken))
 }
 
 // drop forgets what was read and did not come into force.
