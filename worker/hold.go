@@ -39,11 +39,30 @@ func (r *running) await(ctx context.Context, hold *notify.Question) bool {
 	case <-r.orphaned:
 		why = "keeper gone"
 	}
+	r.leave(ctx, why)
+	return false
+}
+
+func (r *running) leave(ctx context.Context, why string) {
 	r.options.log.Log(ctx, r.level(), "leaving before the first connection", "reason", why)
 	if err := r.client.Send(notify.Stopping); err != nil {
 		r.options.log.Debug("cannot say that this worker leaves", "err", err)
 	}
-	return false
+}
+
+// toldToLeave ends a worker whose master did not greet back, when it was told to drain before it took
+// anything: its master gave up, and it was never to serve.
+func (r *running) toldToLeave(ctx context.Context) bool {
+	if !level().identity.Supervised {
+		return false
+	}
+	select {
+	case sig := <-r.signals:
+		r.leave(ctx, sig.String())
+		return true
+	default:
+		return false
+	}
 }
 
 // welcome is what a worker got from its master. Each may be nil.

@@ -63,6 +63,10 @@ func Run(ctx context.Context, handler http.Handler, opts ...Option) error {
 	s := newServer(ctx, handler, met.greeting.board, o)
 	defer s.openDoor(met.door)()
 	r := running{server: s, client: client, options: o, signals: signals, asked: asked, orphaned: met.orphaned}
+	if met.greeting.board == nil && r.toldToLeave(ctx) {
+		closeAll(listeners)
+		return nil
+	}
 	hold := met.greeting.hold
 	if hold != nil {
 		r.sayReady()

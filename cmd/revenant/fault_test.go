@@ -76,7 +76,7 @@ func (f *faults) caught(t *testing.T) arrival {
 }
 
 func TestMasterKilledAtAnyStepOfAnUpgradeLosesNothing(t *testing.T) {
-	f, mark := listenForFaults(t), t.Name()
+	f, mark := listenForFaults(t), t.TempDir()
 	i := supervisortest.Begin(t, []string{marker + "=" + mark, supervisor.FaultVariable + "=" + f.path}, "--workers", "2")
 	i.Await("ready", isReady)
 	load := beginLoad(i, t, 2, 2, 0)
@@ -136,7 +136,7 @@ func TestMasterKilledOnProbationIsFollowedByOneOfItsVersion(t *testing.T) {
 }
 
 func TestManyReloadsAndUpgradesAtOnceEndInOneGeneration(t *testing.T) {
-	mark := t.Name()
+	mark := t.TempDir()
 	i := supervisortest.Begin(t, []string{marker + "=" + mark}, "--workers", "2")
 	keeper := i.Await("ready", isReady).KeeperPID
 	load := beginLoad(i, t, 2, 2, 0)
@@ -161,7 +161,7 @@ func TestManyReloadsAndUpgradesAtOnceEndInOneGeneration(t *testing.T) {
 func TestStopDuringAnUpgradeEndsBothGenerations(t *testing.T) {
 	for _, point := range []string{"before-fork", "after-fork", "before-ready", "after-ready", "committed"} {
 		t.Run(point, func(t *testing.T) {
-			f, mark := listenForFaults(t), t.Name()
+			f, mark := listenForFaults(t), t.TempDir()
 			i := supervisortest.Begin(t, []string{marker + "=" + mark, supervisor.FaultVariable + "=" + f.path}, "--workers", "1")
 			keeper := i.Await("ready", isReady).KeeperPID
 			f.await(point)

@@ -45,7 +45,7 @@ func weight(s supervisor.Status) [3]int {
 }
 
 func TestUpgradesUnderLoadLoseNothingAndLeaveNothing(t *testing.T) {
-	mark, path := t.Name(), filepath.Join(openDir(t), "app.sock")
+	mark, path := t.TempDir(), filepath.Join(openDir(t), "app.sock")
 	i := supervisortest.Begin(t, []string{marker + "=" + mark}, "--workers", "2", "--listen", "tcp://127.0.0.1:0", "--listen", "unix:"+path)
 	before := i.Await("ready", isReady)
 	inode, _ := os.Lstat(path)
@@ -192,7 +192,7 @@ func damaged(t *testing.T) map[string]string {
 }
 
 func TestBadProgramIsRefusedAndNobodyNotices(t *testing.T) {
-	mark := t.Name()
+	mark := t.TempDir()
 	i := supervisortest.Begin(t, []string{marker + "=" + mark}, "--workers", "2", "--start-timeout", "4s")
 	before := i.Await("ready", isReady)
 	bad := damaged(t)
@@ -201,7 +201,7 @@ func TestBadProgramIsRefusedAndNobodyNotices(t *testing.T) {
 	bad[variant(t, "never-ready")] = "0 of 2 workers were ready and answered within the start timeout"
 	bad[variant(t, "answers-500")] = "does not answer GET /: status 500 Internal Server Error"
 	load := beginLoad(i, t, 2, 2, 0)
-	keeper := len(descriptors(before.KeeperPID))
+	keeper := descriptors(before.KeeperPID)
 	for path, want := range bad {
 		_, errs, code := client(i, t, "upgrade", "--binary", path)
 		if code != exitFailed || !strings.Contains(errs, want) || !strings.Contains(errs, "generation 1 goes on as before") {
@@ -215,9 +215,13 @@ func TestBadProgramIsRefusedAndNobodyNotices(t *testing.T) {
 	if after.MasterPID != before.MasterPID || after.Workers[0].Worker != 1 || after.Workers[1].Worker != 2 || !isReady(after) || after.Upgrade.Outcome != "failed" {
 		t.Errorf("afterwards %+v, before %+v", after, before)
 	}
-	awaitTrue(t, "nothing of the refused is left", func() bool {
-		return len(marked(t, mark)) == 4 && len(descriptors(before.KeeperPID)) <= keeper
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the keeper had %v", keeper)
+		}
 	})
+	awaitTrue(t, "of the refused no process is left", func() bool { return len(marked(t, mark)) == 4 })
+	awaitTrue(t, "of the refused the keeper has nothing left", func() bool { return len(descriptors(before.KeeperPID)) <= len(keeper) })
 	// The twin: a good one is taken, after all that.
 	upgraded(i, t, "--binary", supervisortest.Plain(t))
 }
