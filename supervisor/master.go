@@ -28,6 +28,9 @@ type Config struct {
 	// ended well; and when a master that was started by the one before is in charge.
 	// It may be nil. It runs in the loop.
 	Applied func()
+	// InForce lists the settings in force, for operators. It may be nil. It runs in
+	// the loop.
+	InForce func() []Setting
 
 	Instance   string // UUID, for the life of the instance
 	Name       string // what operators call it

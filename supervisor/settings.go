@@ -1,6 +1,9 @@
 package supervisor
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // Settings is the part of a Config that a reload may change. What holds for a
 // worker holds for those that are started from then on.
@@ -30,4 +33,21 @@ func (s Settings) withDefaults() Settings {
 		s.ProbePath = "/"
 	}
 	return s
+}
+
+// Setting is one setting in the words of `revenant config -o json`.
+type Setting struct {
+	Name   string   `json:"name"`
+	Values []string `json:"values"` // one, of a list any number, none when unset
+	From   string   `json:"from"`   // flag, environment, file, default
+	Where  string   `json:"where,omitempty"`
+}
+
+// InForce are the settings in force. It may be called from any goroutine.
+func (m *Master) InForce(ctx context.Context) (list []Setting, err error) {
+	if m.cfg.InForce == nil {
+		return []Setting{}, nil
+	}
+	err = m.ask(ctx, func() { list = m.cfg.InForce() })
+	return list, err
 }

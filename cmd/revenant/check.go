@@ -10,20 +10,21 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"revenant/supervisor"
 	"revenant/supervisor/cgroup"
 )
 
 // configuration gives a command the settings of run, and the file as an argument
-// besides. It returns a function that reads and understands them all.
-func configuration(c *cobra.Command) func(args []string) (instanceOptions, error) {
-	s := addOptions(c.Flags(), runOptions...)
+// besides. It returns them, and a function that reads and understands them all.
+func configuration(c *cobra.Command) (s *settings, read func(args []string) (instanceOptions, error)) {
+	s = addOptions(c.Flags(), runOptions...)
 	c.Args = func(c *cobra.Command, args []string) error {
 		if dash := c.ArgsLenAtDash(); dash >= 0 {
 			args = args[:dash]
 		}
 		return cobra.MaximumNArgs(1)(c, args)
 	}
-	return func(args []string) (instanceOptions, error) {
+	return s, func(args []string) (instanceOptions, error) {
 		if dash := c.ArgsLenAtDash(); dash >= 0 {
 			args, s.command = args[:dash], args[dash:]
 		}
@@ -49,7 +50,7 @@ file, the flags that are given here, and the environment. Everything that is wro
 is said at once; the exit code is 2 then. Nothing is started and nothing is bound.`,
 		Example: "  revenant check /etc/revenant.toml && revenant reload",
 	}
-	read := configuration(c)
+	_, read := configuration(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		o, err := read(args)
 		if err == nil {
@@ -90,34 +91,45 @@ func configCommand() *cobra.Command {
 		Use:   "config [flags] [FILE] [-- COMMAND ARG...]",
 		Short: "Print every setting, and where its value comes from",
 		Long: `Print the settings that revenant run would have with this configuration file, these
-flags and this environment, and for each where its value comes from.`,
-		Example: "  revenant config /etc/revenant.toml\n  revenant config -o json | jq '.[] | select(.from != \"default\")'",
+flags and this environment, and for each where its value comes from; or those that
+are in force in a running instance.`,
+		Example: "  revenant config /etc/revenant.toml\n  revenant config --running --name one\n  revenant config -o json | jq '.[] | select(.from != \"default\")'",
 	}
 	output := addOutput(c, "table", "json")
-	read := configuration(c)
-	c.RunE = func(_ *cobra.Command, args []string) error {
+	running := c.Flags().Bool("running", false, "print what is in force in the instance of --name (values of variables for the workers are not told)")
+	s, read := configuration(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
 		format, err := output()
 		if err != nil {
 			return err
 		}
-		o, err := read(args)
-		if err != nil {
+		var list []supervisor.Setting
+		if *running {
+			list, err = inForce(c, s, args)
+		} else if _, err = read(args); err == nil {
+			list = effective(s)
+		}
+		switch {
+		case err != nil:
 			return err
+		case format == "json":
+			return json.NewEncoder(os.Stdout).Encode(list)
 		}
-		if format == "json" {
-			return json.NewEncoder(os.Stdout).Encode(effective(o.settings))
-		}
-		return printSettings(effective(o.settings))
+		return printSettings(list)
 	}
 	return c
 }
 
-// setting is one in the words of revenant config -o json.
-type setting struct {
-	Name   string   `json:"name"`
-	Values []string `json:"values"` // one, of a list any number, none when unset
-	From   origin   `json:"from"`   // flag, environment, file, default
-	Where  string   `json:"where,omitempty"`
+// inForce asks a running instance.
+func inForce(c *cobra.Command, s *settings, args []string) ([]supervisor.Setting, error) {
+	if len(args) > 0 {
+		return nil, seeHelp(c, fmt.Errorf("unexpected argument %q: a running instance has its own settings", args[0]))
+	}
+	client, err := target(s)
+	if err != nil {
+		return nil, err
+	}
+	return client.Config(c.Context())
 }
 
 // settingNames are those of all settings of run.
@@ -130,14 +142,14 @@ func settingNames() []string {
 }
 
 // effective lists all settings of run.
-func effective(s *settings) []setting {
-	list := make([]setting, 0, len(runOptions))
+func effective(s *settings) []supervisor.Setting {
+	list := make([]supervisor.Setting, 0, len(runOptions))
 	for _, name := range settingNames() {
 		values, _ := s.get(name)
 		if len(values) == 0 || slices.Equal(values, []string{""}) {
 			values = []string{}
 		}
-		list = append(list, setting{name, values, s.from(name), s.where(name)})
+		list = append(list, supervisor.Setting{Name: name, Values: values, From: string(s.from(name)), Where: s.where(name)})
 	}
 	return list
 }
@@ -155,7 +167,7 @@ func (s *settings) where(name string) string {
 	return ""
 }
 
-func printSettings(list []setting) error {
+func printSettings(list []supervisor.Setting) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "SETTING\tVALUE\tFROM")
 	for _, s := range list {
@@ -169,7 +181,7 @@ func printSettings(list []setting) error {
 		}
 		from := s.Where
 		if from == "" {
-			from = string(s.From)
+			from = s.From
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\n", s.Name, value, from)
 	}

@@ -10,15 +10,18 @@ import (
 // the way to it.
 func addTarget(c *cobra.Command) func() (*control.Client, error) {
 	s := addOptions(c.Flags(), nameOption, runtimeDirOption)
-	return func() (*control.Client, error) {
-		var err error
-		name := parse(s, &err, "name", instanceName)
-		if err != nil {
-			return nil, err
-		}
-		dir := instanceDir(s, name)
-		return control.Dial(controlSocket(dir), func() bool { return claimed(dir) }), nil
+	return func() (*control.Client, error) { return target(s) }
+}
+
+// target is the way to the instance that the settings name.
+func target(s *settings) (*control.Client, error) {
+	var err error
+	name := parse(s, &err, "name", instanceName)
+	if err != nil {
+		return nil, err
 	}
+	dir := instanceDir(s, name)
+	return control.Dial(controlSocket(dir), func() bool { return claimed(dir) }), nil
 }
 
 // addOutput gives a command -o with the words it knows; the first is the default.

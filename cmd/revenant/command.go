@@ -21,6 +21,7 @@ one worker process per CPU on a shared listening socket, and whatever dies is
 replaced while the others go on serving.`,
 		Example: `  revenant run                              serve the built-in application on 127.0.0.1:3000
   revenant run --listen tcp://0.0.0.0:80 --workers 4
+  revenant dev -- python3 app.py            develop: reload when a file changes
   revenant ps --watch                       who lives, who died and why
   revenant events -f                        what happens, as it happens
   revenant stop                             drain and end`,

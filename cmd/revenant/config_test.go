@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"revenant/supervisor"
 	"revenant/supervisor/supervisortest"
 )
 
@@ -95,23 +96,23 @@ func TestFlagGoesBeforeEnvironmentAndThatBeforeTheFileAndThatBeforeTheDefault(t 
 	for _, c := range []struct {
 		name, setting string
 		args, env     []string
-		want          setting
+		want          supervisor.Setting
 	}{
-		{"default", "drain-timeout", nil, nil, setting{Values: []string{"25s"}, From: fromDefault}},
-		{"unset", "chaos-token-file", nil, nil, setting{From: fromDefault}},
-		{"file", "name", nil, nil, setting{Values: []string{"of-the-file"}, From: fromFile, Where: path + ":2"}},
-		{"a list of the file", "listen", nil, nil, setting{Values: []string{"tcp://127.0.0.1:1", "tcp://127.0.0.1:2"}, From: fromFile, Where: path + ":4"}},
-		{"environment over file", "workers", nil, []string{"REVENANT_WORKERS=4"}, setting{Values: []string{"4"}, From: fromEnvironment, Where: "REVENANT_WORKERS"}},
-		{"empty environment is none", "workers", nil, []string{"REVENANT_WORKERS="}, setting{Values: []string{"3"}, From: fromFile, Where: path + ":3"}},
-		{"flag over file", "chaos", []string{"--chaos=false"}, nil, setting{Values: []string{"false"}, From: fromFlag, Where: "--chaos"}},
-		{"flag over environment and file", "workers", []string{"--workers", "5"}, []string{"REVENANT_WORKERS=4"}, setting{Values: []string{"5"}, From: fromFlag, Where: "--workers"}},
-		{"a command of the file", "command", nil, nil, setting{Values: []string{"sleep", "9"}, From: fromFile, Where: path + ":6"}},
-		{"another command", "command", []string{"--", "sleep", "8"}, nil, setting{Values: []string{"sleep", "8"}, From: fromFlag, Where: "--"}},
-		{"a table", "env", nil, nil, setting{Values: []string{"A=b"}, From: fromFile, Where: path + ":7"}},
-		{"a list is replaced and not joined", "listen", []string{"--listen=tcp://127.0.0.1:3"}, nil, setting{Values: []string{"tcp://127.0.0.1:3"}, From: fromFlag, Where: "--listen"}},
+		{"default", "drain-timeout", nil, nil, supervisor.Setting{Values: []string{"25s"}, From: "default"}},
+		{"unset", "chaos-token-file", nil, nil, supervisor.Setting{From: "default"}},
+		{"file", "name", nil, nil, supervisor.Setting{Values: []string{"of-the-file"}, From: "file", Where: path + ":2"}},
+		{"a list of the file", "listen", nil, nil, supervisor.Setting{Values: []string{"tcp://127.0.0.1:1", "tcp://127.0.0.1:2"}, From: "file", Where: path + ":4"}},
+		{"environment over file", "workers", nil, []string{"REVENANT_WORKERS=4"}, supervisor.Setting{Values: []string{"4"}, From: "environment", Where: "REVENANT_WORKERS"}},
+		{"empty environment is none", "workers", nil, []string{"REVENANT_WORKERS="}, supervisor.Setting{Values: []string{"3"}, From: "file", Where: path + ":3"}},
+		{"flag over file", "chaos", []string{"--chaos=false"}, nil, supervisor.Setting{Values: []string{"false"}, From: "flag", Where: "--chaos"}},
+		{"flag over environment and file", "workers", []string{"--workers", "5"}, []string{"REVENANT_WORKERS=4"}, supervisor.Setting{Values: []string{"5"}, From: "flag", Where: "--workers"}},
+		{"a command of the file", "command", nil, nil, supervisor.Setting{Values: []string{"sleep", "9"}, From: "file", Where: path + ":6"}},
+		{"another command", "command", []string{"--", "sleep", "8"}, nil, supervisor.Setting{Values: []string{"sleep", "8"}, From: "flag", Where: "--"}},
+		{"a table", "env", nil, nil, supervisor.Setting{Values: []string{"A=b"}, From: "file", Where: path + ":7"}},
+		{"a list is replaced and not joined", "listen", []string{"--listen=tcp://127.0.0.1:3"}, nil, supervisor.Setting{Values: []string{"tcp://127.0.0.1:3"}, From: "flag", Where: "--listen"}},
 	} {
 		out, errs, code := supervisortest.Run(t, c.env, append([]string{"config", path, "-o", "json"}, c.args...)...)
-		var list []setting
+		var list []supervisor.Setting
 		if err := json.Unmarshal([]byte(out), &list); err != nil || code != 0 || len(list) != len(runOptions)+1 {
 			t.Fatalf("%s: %v, code %d, %s%s", c.name, err, code, out, errs)
 		}

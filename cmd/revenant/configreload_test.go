@@ -95,6 +95,40 @@ func TestReloadOfAWrongFileIsRefusedWholeAndNothingIsTouched(t *testing.T) {
 	}
 }
 
+func TestRunningInstanceTellsWhatIsInForceAndNoSecret(t *testing.T) {
+	path := configured(t, "workers = 1\n")
+	i := supervisortest.Start(t, "--config", path, "--env", "PASSWORD=secret")
+	reconfigure(t, path, "workers = 2\nchoas = true\n") // in force is what was loaded
+	line := func(setting string) string {
+		t.Helper()
+		out, errs, code := client(i, t, "config", "--running")
+		if code != 0 {
+			t.Fatalf("code %d, %s", code, errs)
+		}
+		for text := range strings.Lines(out) {
+			if fields := strings.Fields(text); fields[0] == setting {
+				return strings.Join(fields[1:], " ")
+			}
+		}
+		return ""
+	}
+	if got, want := line("workers"), "1 "+path+":1"; got != want {
+		t.Errorf("workers: %q, want %q", got, want)
+	}
+	if got, want := line("env"), "PASSWORD=*** --env"; got != want {
+		t.Errorf("env: %q, want %q", got, want)
+	}
+	reconfigure(t, path, "\nworkers = 2\n")
+	if _, errs, code := client(i, t, "reload"); code != exitOK {
+		t.Fatal(errs)
+	}
+	if got, want := line("workers"), "2 "+path+":2"; got != want {
+		t.Errorf("workers after a reload: %q, want %q", got, want)
+	}
+	_, errs, code := client(i, t, "config", "--running", path)
+	checkOneLine(t, "", errs, code, wrong{code: exitUsage, says: []string{"unexpected argument", "config --help"}})
+}
+
 // A request that does not end is cut when the new drain timeout has passed; with
 // the one before, this test would not end in time.
 func TestDrainTimeoutOfAReloadCutsWhoWasThereBefore(t *testing.T) {

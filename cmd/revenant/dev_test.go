@@ -140,7 +140,7 @@ func TestChangeIsServedAndABrokenOneIsShownAndNot(t *testing.T) {
 }
 
 func TestFailedBuildShowsItsErrorAndTheFormerProgramGoesOn(t *testing.T) {
-	const build = `sh -n source.sh && { echo '#!/bin/sh'; cat source.sh; } > bin/app.new && chmod +x bin/app.new && mv bin/app.new bin/app`
+	const build = `sh -n source.sh && { echo '#!/bin/sh'; cat source.sh; } > ../app.new && chmod +x ../app.new && mv ../app.new bin/app`
 	p := developing(t, map[string]string{"source.sh": code("one"), "bin/keep": ""}, "--build", build, "--", "bin/app")
 	first := p.serves("one")
 	p.change("source.sh", "if; then\n")

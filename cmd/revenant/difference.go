@@ -39,13 +39,17 @@ func (s *settings) values(name string) []string {
 	return values
 }
 
-// shown are a setting's values in a line.
+// shown are a setting's values in a line, for a log: of variables only the names.
 func (s *settings) shown(name string) string {
 	separator := ","
 	if name == commandKey {
 		separator = " "
 	}
-	text := strings.Join(s.values(name), separator)
+	values := s.values(name)
+	if name == secretKey {
+		values = namesAlone(values)
+	}
+	text := strings.Join(values, separator)
 	if text == "" {
 		return "none"
 	}
@@ -64,4 +68,19 @@ func keepLasting(start, s *settings) {
 			delete(s.file.Entries, name)
 		}
 	}
+}
+
+// secretKey is the setting whose values others shall not see.
+const secretKey = "env"
+
+// namesAlone puts a mark in place of the values of variables.
+func namesAlone(lines []string) []string {
+	names := make([]string, len(lines))
+	for i, line := range lines {
+		name, value, _ := strings.Cut(line, "=")
+		if names[i] = name; value != "" {
+			names[i] += "=***"
+		}
+	}
+	return names
 }

@@ -153,7 +153,7 @@ func configure(in inheritance, again *rereader, log *slog.Logger) (supervisor.Co
 	again.workers = settings.Workers
 	executable, _ := os.Executable() // without it one has to be named
 	return supervisor.Config{
-		Settings: settings, Reread: again.reread, Applied: again.applied,
+		Settings: settings, Reread: again.reread, Applied: again.applied, InForce: again.list,
 		Instance: in.instance, Name: o.name, Version: version(), Generation: in.generation, KeeperPID: in.keeperPID,
 		Sockets: sockets, Lifeline: named(in.stored, lifelineName),
 		Executable: executable, Probation: o.probation, RolledBack: os.Getenv(notify.RolledBackVariable),

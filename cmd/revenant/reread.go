@@ -123,6 +123,17 @@ func (r *rereader) applied() {
 	}
 }
 
+// list is what is in force, for operators.
+func (r *rereader) list() []supervisor.Setting {
+	list := effective(r.inForce.settings)
+	for i := range list {
+		if list[i].Name == secretKey {
+			list[i].Values = namesAlone(list[i].Values)
+		}
+	}
+	return list
+}
+
 // adopt makes what was read what is in force here.
 func (r *rereader) adopt() {
 	next := r.read

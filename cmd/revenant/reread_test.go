@@ -75,6 +75,17 @@ func TestRereadSaysWhatDiffersFromWhatIsInForce(t *testing.T) {
 	}
 }
 
+func TestDifferenceOfVariablesTellsTheirNamesAlone(t *testing.T) {
+	path := configured(t, "env = {PASSWORD = 'one', EMPTY = ''}\n")
+	r := rereadable(t, path)
+	reconfigure(t, path, "[env]\nPASSWORD = 'two'\n")
+	s, lines := read(t, r)
+	expectLines(t, lines, "env: PASSWORD=***,EMPTY -> PASSWORD=*** ("+path+":1)")
+	if !slices.Equal(s.Program.Extra, []string{"PASSWORD=two"}) {
+		t.Errorf("workers get %q", s.Program.Extra)
+	}
+}
+
 func TestWrongFileIsRefusedWholeAndWhatIsInForceStays(t *testing.T) {
 	path := configured(t, "workers = 2\n")
 	r := rereadable(t, path)

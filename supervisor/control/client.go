@@ -143,13 +143,21 @@ func nobody(err error) bool {
 
 // Status asks how the instance is.
 func (c *Client) Status(ctx context.Context) (s supervisor.Status, err error) {
-	body, x, err := c.call(ctx, http.MethodGet, "/v1/status", nil)
+	return s, c.get(ctx, "/v1/status", &s)
+}
+
+// Config asks for the settings in force.
+func (c *Client) Config(ctx context.Context) (list []supervisor.Setting, err error) {
+	return list, c.get(ctx, "/v1/config", &list)
+}
+
+func (c *Client) get(ctx context.Context, path string, answer any) error {
+	body, x, err := c.call(ctx, http.MethodGet, path, nil)
 	if err != nil {
-		return s, err
+		return err
 	}
 	defer body.Close()
-	err = json.NewDecoder(body).Decode(&s)
-	return s, x.silent(err)
+	return x.silent(json.NewDecoder(body).Decode(answer))
 }
 
 // Kill sends a signal to a worker. See supervisor.Master.Kill.

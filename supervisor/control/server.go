@@ -2,6 +2,7 @@
 // on a unix socket, so that curl is enough.
 //
 //	GET  /v1/status                    supervisor.Status
+//	GET  /v1/config                    supervisor.Setting, a list
 //	GET  /v1/events?since=ID&follow=1  event.Event, one JSON object a line
 //	GET  /v1/logs?worker=ID&n=N&since=TIME&grep=REGEXP&follow=1  LogLine, the same
 //	POST /v1/workers/{id}/kill         {"signal":"TERM"}
@@ -72,6 +73,7 @@ func New(master *supervisor.Master) *Server {
 	s := &Server{master: master, closing: make(chan struct{})}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", s.status)
+	mux.HandleFunc("GET /v1/config", s.config)
 	mux.HandleFunc("GET /v1/events", s.events)
 	mux.HandleFunc("GET /v1/logs", s.logs)
 	mux.HandleFunc("POST /v1/workers/{id}/kill", s.kill)
@@ -177,6 +179,15 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	reply(w, http.StatusOK, status)
+}
+
+func (s *Server) config(w http.ResponseWriter, r *http.Request) {
+	list, err := s.master.InForce(r.Context())
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	reply(w, http.StatusOK, list)
 }
 
 // follower is how many events one follower may be behind.
