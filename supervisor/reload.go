@@ -111,6 +111,7 @@ func (m *Master) inForce(before, target int) {
 		m.state.setSize(0) // what the settings say
 		m.publish(event.Event{Kind: event.WorkersChanged, Count: target})
 	}
+	m.platform.tell(m.terms())
 	if m.cfg.Applied != nil {
 		m.cfg.Applied()
 	}

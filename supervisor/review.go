@@ -69,9 +69,14 @@ func (m *Master) committing(serving int) {
 	if m.cfg.Succession != nil {
 		m.speak()
 	}
-	m.platform.tell(notify.Ready, fmt.Sprintf("STATUS=%d of %d workers ready", serving, len(m.seats)))
+	m.platform.tell(notify.Ready, fmt.Sprintf("STATUS=%d of %d workers ready", serving, len(m.seats)), m.terms())
 	m.publish(event.Event{Kind: event.MasterReady, PID: os.Getpid(), Count: serving})
 	m.publish(event.Event{Kind: event.InstanceReady, Count: serving})
+}
+
+// terms tells the keeper how workers leave, in case it has to ask them.
+func (m *Master) terms() string {
+	return fmt.Sprintf("%s=%d %d", notify.TermsKey, m.cfg.Policy.DrainTimeout.Microseconds(), m.cfg.Program.stopSignal())
 }
 
 func (m *Master) tellHealth(serving int) {

@@ -151,6 +151,18 @@ func TestDrainTimeoutOfAReloadCutsWhoWasThereBefore(t *testing.T) {
 	})
 }
 
+// What the keeper asks for, when a master died, are the terms of the reload.
+func TestOrphansLeaveOnTheTermsOfTheLastReload(t *testing.T) {
+	path := configured(t, "workers = 1\ndrain-timeout = '10m'\n")
+	i := supervisortest.Start(t, "--config", path)
+	reconfigure(t, path, "workers = 1\ndrain-timeout = '300ms'\n")
+	if _, errs, code := client(i, t, "reload"); code != exitOK {
+		t.Fatal(errs)
+	}
+	killMaster(i, t, i.Await("ready", isReady))
+	awaitTrue(t, "the orphan has 300ms", func() bool { return strings.Contains(i.Log(), `"kill_in":"300ms"`) })
+}
+
 func TestTokenOfAReloadOutlivesItsFileAndItsMaster(t *testing.T) {
 	token, path := tokenFile(t), configured(t, "")
 	i := supervisortest.Start(t, "--workers=1", "--chaos", "--config", path)

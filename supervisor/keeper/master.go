@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -134,6 +135,7 @@ func (k *keeper) listen(m notify.Message, now time.Time) {
 	case m.PID == k.candidate.pid:
 		k.keep(m, &k.candidate.store)
 		if m.Says(notify.Ready) {
+			k.agree(m)
 			k.promote(now)
 			k.commit(now)
 		}
@@ -148,6 +150,7 @@ func (k *keeper) listen(m notify.Message, now time.Time) {
 // hear does what the master says.
 func (k *keeper) hear(m notify.Message, now time.Time) {
 	k.keep(m, &k.store)
+	k.agree(m)
 	if who, ok := m.Value(notify.OrphanKey); ok {
 		k.introduce(who, now)
 	}
@@ -165,6 +168,21 @@ func (k *keeper) hear(m notify.Message, now time.Time) {
 			k.killAt = now.Add(limit + masterGrace)
 		}
 	}
+}
+
+// agree takes over how workers leave, which a reload or an upgrade may have changed.
+func (k *keeper) agree(m notify.Message) {
+	terms, ok := m.Value(notify.TermsKey)
+	if !ok {
+		return
+	}
+	var us int64
+	var signal syscall.Signal
+	if _, err := fmt.Sscanf(terms, "%d %d", &us, &signal); err != nil || us <= 0 || us > int64(math.MaxInt64/time.Microsecond) || signal <= 0 || signal > 64 {
+		k.Logger.Warn("cannot understand how workers leave", "terms", terms)
+		return
+	}
+	k.DrainTimeout, k.StopSignal = time.Duration(us)*time.Microsecond, signal
 }
 
 // keep stores and removes descriptors. The program of a master that is not ready yet is set apart.

@@ -50,6 +50,9 @@ const (
 	// OrphanKey introduces a worker of a dead master to the keeper, which may not know it by its
 	// environment any more: "PID GENERATION WORKER SLOT".
 	OrphanKey = "X_REVENANT_ORPHAN"
+	// TermsKey tells the keeper how workers leave, in case it has to ask them: "MICROSECONDS SIGNAL"
+	// of the drain timeout and the stop signal.
+	TermsKey = "X_REVENANT_TERMS"
 
 	RoleCandidate = "candidate" // of a process that is about to become a master
 	RoleKeeper    = "keeper"
