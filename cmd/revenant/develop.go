@@ -118,8 +118,7 @@ func (d *developer) watch(ctx context.Context) {
 }
 
 // begin goes on with the code as it is now: builds it, and then starts or reloads
-// the instance. While that is done, what changes waits; only a start that has not
-// come to its end is given up for newer code.
+// the instance. While that is done, what changes waits.
 func (d *developer) begin(ctx context.Context, paths []string) {
 	if !d.building { // else it is not known yet what the build writes
 		paths = d.build.others(paths)
@@ -129,9 +128,6 @@ func (d *developer) begin(ctx context.Context, paths []string) {
 		return
 	case d.busy:
 		d.pending = append(d.pending, paths...)
-		if d.instance != nil && !d.serves {
-			d.giveUp()
-		}
 		return
 	}
 	d.log.Info("changed", "files", brief(paths))
@@ -146,7 +142,7 @@ func (d *developer) make(ctx context.Context) {
 	go func() { d.reports <- report{step: buildDone, err: d.build.run(ctx)} }()
 }
 
-// giveUp ends an instance that does not serve yet.
+// giveUp ends an instance that does not serve yet; another one follows.
 func (d *developer) giveUp() {
 	d.givenUp = true
 	_ = d.instance.Process.Signal(syscall.SIGTERM)
@@ -156,6 +152,10 @@ func (d *developer) giveUp() {
 func (d *developer) report(ctx context.Context, r report) {
 	if r.instance != nil && r.instance != d.instance {
 		return // that one has ended
+	}
+	if r.step == startDone {
+		d.serves = r.err == nil
+		return
 	}
 	d.busy = false
 	if r.step == buildDone {
@@ -169,10 +169,11 @@ func (d *developer) report(ctx context.Context, r report) {
 		d.log.Error("the build failed, waiting for a change", "err", r.err)
 	case r.step == buildDone && d.instance == nil:
 		d.start(ctx)
+	case r.step == buildDone && !d.serves && !d.ready(ctx):
+		d.giveUp()
 	case r.step == buildDone:
+		d.busy = true
 		d.beside(reloadDone, func() error { return d.client.Reload(ctx, func(event.Event) error { return nil }) })
-	case r.step == startDone && r.err == nil:
-		d.serves = true
 	case r.step == reloadDone && r.err != nil:
 		d.log.Error("the change is not in force, waiting for another one", "err", r.err)
 	}
@@ -190,7 +191,6 @@ func (d *developer) goOn(ctx context.Context) {
 // beside does what takes time with an instance that lives. When that ends there is
 // no report: its end is told in any case.
 func (d *developer) beside(s step, do func() error) {
-	d.busy = true
 	gone, of := d.gone, d.instance
 	// Ends with the deed, or with the instance.
 	go func() {
@@ -232,10 +232,7 @@ var errGone = errors.New("the instance has ended")
 func (d *developer) awaitReady(ctx context.Context, gone <-chan struct{}) error {
 	again := time.NewTicker(20 * time.Millisecond)
 	defer again.Stop()
-	for {
-		if s, err := d.client.Status(ctx); err == nil && s.Ready > 0 {
-			return nil
-		}
+	for !d.ready(ctx) {
 		select {
 		case <-again.C:
 		case <-gone:
@@ -244,6 +241,15 @@ func (d *developer) awaitReady(ctx context.Context, gone <-chan struct{}) error 
 			return ctx.Err()
 		}
 	}
+	return nil
+}
+
+// ready asks whether a worker serves.
+func (d *developer) ready(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	s, err := d.client.Status(ctx)
+	return err == nil && s.Ready > 0
 }
 
 // ended decides what the end of the instance means. By itself it ends when none of
@@ -252,7 +258,9 @@ func (d *developer) ended(ctx context.Context, code int) {
 	served, givenUp := d.serves, d.givenUp
 	d.instance, d.serves, d.givenUp, d.busy = nil, false, false, d.building
 	switch {
-	case d.stopping, givenUp:
+	case d.stopping:
+	case givenUp:
+		d.start(ctx)
 	case code == exitOK, !served && (code == exitUsage || code == exitCannotBind):
 		d.stopping = true
 	default:
