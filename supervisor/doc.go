@@ -33,6 +33,7 @@
 //	upgrade.go            an upgrade, as the master sees it that is to be succeeded
 //	succession.go         the same, as its successor sees it
 //	flip.go, binary.go    tableflip; what a program must be before it is started
+//	above.go              what a service manager is told, through the keeper
 //	status.go             what the outside may see and wish
 //	program.go            what a worker is given: arguments, environment, descriptors
 //	placement.go          which descriptor a listener stands on
@@ -50,6 +51,7 @@
 //	watchInbox           Run          the notify server is closed    nobody; it holds nothing
 //	a question           probe        at the start timeout           nobody; it holds its descriptor
 //	reading settings     reload       when they are read             nobody; a stop does not wait
+//	feedWatchdog         Run          Run does                       nobody; it holds nothing
 //	emptying the queues  stop         within a second                Run
 //	flip                 an upgrade   the successor is ready or gone nobody; a stop ends it
 //	awaitAlone           New          no earlier master lives        nobody; it ends with the process

@@ -59,6 +59,11 @@ type Config struct {
 	// Lifeline is the read end of the keeper's pipe, shared with the workers that
 	// ask for it; -1 without one.
 	Lifeline int
+	// Above tells that the keeper has somebody above it who wants to know how the
+	// instance is; Watchdog, how often that one wants to hear that it works, 0 for
+	// never.
+	Above    bool
+	Watchdog time.Duration
 }
 
 // Errors of Run. Each has an exit code of its own in cmd/revenant.
@@ -107,6 +112,7 @@ type Master struct {
 	turn          int        // the slot that is looked at first
 	committed     bool       // the keeper was told READY: older generations may go
 	degraded      bool       // and said so
+	told          string     // the level above: how many workers serve
 	signals       int        // requests to stop that came as signals
 	outcome       error
 	upgrade       *upgrade       // under way; nil mostly
@@ -155,7 +161,9 @@ func New(cfg Config, stored []notify.NamedFile, workers *notify.Server, keeper *
 		return nil, err
 	}
 	for _, s := range cfg.Sockets {
-		m.platform.store(s.Name().String(), s.FD())
+		if !s.Borrowed() { // the keeper was given those before us
+			m.platform.store(s.Name().String(), s.FD())
+		}
 	}
 	if cfg.Succession != nil {
 		m.events.Hold()
@@ -191,6 +199,9 @@ func (m *Master) Run(ctx context.Context, signals <-chan os.Signal) error {
 	m.began = time.Now()
 	m.oom.count = m.platform.oomKills()
 	go m.watchInbox() // ends when the server is closed or m.done is
+	if m.cfg.Watchdog > 0 {
+		go m.feedWatchdog() // ends when m.done is closed
+	}
 	size := m.state.sizeOr(m.cfg.Workers)
 	m.publish(event.Event{Kind: event.MasterStarted, PID: os.Getpid(), Count: size})
 	if why := m.cfg.RolledBack; why != "" {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"revenant/supervisor/event"
+	"revenant/supervisor/notify"
 )
 
 // Kinds of operations: what somebody changes on a running instance.
@@ -77,6 +78,7 @@ func (m *Master) begin(kind, who string) (*Operation, error) {
 	op := &Operation{number: m.begun, kind: kind, who: who, since: time.Now()}
 	op.ctx, op.end = context.WithCancelCause(context.Background())
 	m.operation = op
+	m.tellChange(op, notify.Reloading)
 	m.publish(event.Event{Kind: event.OperationStarted, Operation: op.number, Message: kind + " by " + who})
 	return op, nil
 }
@@ -105,6 +107,7 @@ func (m *Master) finish(op *Operation, err error) {
 		e.Kind, e.Message = event.OperationFailed, op.kind+": "+err.Error()
 	}
 	m.publish(e)
+	m.tellChange(op, notify.Ready)
 	op.end(err)
 }
 

@@ -47,6 +47,7 @@ func (m *Master) review() {
 	}
 	m.commit(serving)
 	m.tellHealth(serving)
+	m.tellStatus(serving)
 }
 
 // commit tells the keeper once that this generation serves: when all workers do,

@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 
 	"revenant/supervisor"
 	"revenant/supervisor/cgroup"
+	"revenant/supervisor/keeper"
 	"revenant/supervisor/listen"
 	"revenant/supervisor/notify"
 )
@@ -141,7 +143,7 @@ func configure(in inheritance, again *rereader, log *slog.Logger) (supervisor.Co
 		log.Warn("cgroup file ignored", "err", err)
 	}
 	settings, why := masterSettings(o, cpus, memory)
-	sockets, err := openSockets(o, in.stored)
+	sockets, err := openSockets(o, in.stored, log)
 	if err != nil {
 		return supervisor.Config{}, err
 	}
@@ -158,6 +160,7 @@ func configure(in inheritance, again *rereader, log *slog.Logger) (supervisor.Co
 		Sockets: sockets, Lifeline: named(in.stored, lifelineName),
 		Executable: executable, Probation: o.probation, RolledBack: os.Getenv(notify.RolledBackVariable),
 		Fault: supervisor.Faults(os.Getenv(supervisor.FaultVariable)),
+		Above: os.Getenv(notify.AboveVariable) != "", Watchdog: notify.Watchdog(os.Getenv),
 	}, nil
 }
 
@@ -189,11 +192,16 @@ func named(stored []notify.NamedFile, name string) int {
 	return -1
 }
 
-// openSockets takes back the sockets that the keeper kept and binds the others.
-func openSockets(o instanceOptions, stored []notify.NamedFile) ([]*listen.Socket, error) {
+// openSockets takes back the sockets that the keeper kept, takes those that whoever
+// started the instance gave it, and binds the others.
+func openSockets(o instanceOptions, stored []notify.NamedFile, log *slog.Logger) ([]*listen.Socket, error) {
+	lent := lentSockets(stored, log)
+	if len(lent) > 0 && o.settings.from("listen") == fromDefault {
+		return lent, nil
+	}
 	var sockets []*listen.Socket
 	for _, address := range o.listen {
-		s, err := openSocket(address, named(stored, address.String()))
+		s, err := openSocket(address, named(stored, address.String()), &lent)
 		if err != nil {
 			for _, s := range sockets {
 				_ = s.Unlink()
@@ -202,14 +210,41 @@ func openSockets(o instanceOptions, stored []notify.NamedFile) ([]*listen.Socket
 		}
 		sockets = append(sockets, s)
 	}
+	for _, s := range lent {
+		log.Warn("socket from above not used: no address of --listen names it", "socket", s.Bound())
+	}
 	return sockets, nil
 }
 
-func openSocket(address listen.Address, kept int) (*listen.Socket, error) {
+func openSocket(address listen.Address, kept int, lent *[]*listen.Socket) (*listen.Socket, error) {
 	if kept >= 0 {
 		return listen.Adopt(kept, address.String())
 	}
+	for i, s := range *lent {
+		if address.Meets(s.Bound()) {
+			*lent = slices.Delete(*lent, i, i+1)
+			return s, nil
+		}
+	}
 	return listen.Bind(context.Background(), address)
+}
+
+// lentSockets are those that whoever started the instance, a service manager as a
+// rule, gave it.
+func lentSockets(stored []notify.NamedFile, log *slog.Logger) (sockets []*listen.Socket) {
+	for _, f := range stored {
+		name, ok := strings.CutPrefix(f.Name, keeper.AboveName)
+		if !ok {
+			continue
+		}
+		s, err := listen.Borrow(f.FD, "")
+		if err != nil {
+			log.Warn("descriptor from above left alone", "name", name, "err", err)
+			continue
+		}
+		sockets = append(sockets, s)
+	}
+	return sockets
 }
 
 // program is what workers run: the operator's command, or the built-in application.

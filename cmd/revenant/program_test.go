@@ -28,8 +28,9 @@ func runActor(t *testing.T, flags []string, deeds ...string) *supervisortest.Ins
 	return supervisortest.Start(t, append(flags, actor(t, deeds...)...)...)
 }
 
-// dump is a shell's script that writes down how it was started.
-const dump = `cat /proc/$$/environ >"$OUT/environ"; (ls -l /proc/$$/fd >"$OUT/fds"); cat /proc/$$/status >"$OUT/status"; cat /proc/$$/limits >"$OUT/limits"; readlink /proc/$$/cwd >"$OUT/cwd"; echo $$ >"$OUT/pid"; `
+// dump is a shell's script that writes down how it was started. It reads its status
+// itself: while a shell starts another program it blocks all signals.
+const dump = `cat /proc/$$/environ >"$OUT/environ"; (ls -l /proc/$$/fd >"$OUT/fds"); while IFS= read -r line; do echo "$line"; done </proc/$$/status >"$OUT/status"; cat /proc/$$/limits >"$OUT/limits"; readlink /proc/$$/cwd >"$OUT/cwd"; echo $$ >"$OUT/pid"; `
 
 // started is what dump wrote.
 type started struct {

@@ -57,7 +57,7 @@ type Config struct {
 type keeper struct {
 	Config
 	server   *notify.Server
-	above    *notify.Client // whoever started the instance, nil unless it listens
+	above    above
 	lifeline [2]int
 	store    store
 
@@ -128,14 +128,12 @@ func (k *keeper) open() (err error) {
 	// Whatever else we were started with is not for those below.
 	unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 	for _, f := range notify.Inherited(os.Getenv) {
-		k.store = append(k.store, stored{notify.EscapeName(f.Name), f.FD})
+		k.store = append(k.store, stored{notify.EscapeName(AboveName + f.Name), f.FD})
 	}
 	for _, f := range k.Stored {
 		k.store.put(notify.EscapeName(f.Name), []int{f.FD})
 	}
-	if k.above, err = notify.FromEnv(); err != nil {
-		k.Logger.Warn("cannot tell readiness upward", "err", err)
-	}
+	k.openAbove(time.Now())
 	if os.Getpid() != 1 {
 		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 			return fmt.Errorf("cannot become the parent of orphans: %w", err)
@@ -210,6 +208,7 @@ func (k *keeper) wait(now time.Time) time.Duration {
 	next(k.lookAt)
 	next(k.killAt)
 	next(k.leaveAt)
+	next(k.above.feedAt)
 	for _, o := range k.orphans {
 		next(o.killAt)
 	}
@@ -221,6 +220,7 @@ func (k *keeper) wait(now time.Time) time.Duration {
 
 // due does what the time has come for. It returns false to leave at once.
 func (k *keeper) due(now time.Time) bool {
+	k.feed(now)
 	passed := func(t time.Time) bool { return !t.IsZero() && !now.Before(t) }
 	if passed(k.startAt) && k.stops == 0 && !k.ending {
 		k.start(now)

@@ -93,6 +93,12 @@ func (k *keeper) environ() []string {
 	vars[notify.RoleVariable] = notify.RoleMaster
 	vars[notify.InstanceVariable] = k.Instance
 	vars[notify.GenerationVariable] = strconv.Itoa(k.started)
+	if k.above.client != nil {
+		vars[notify.AboveVariable] = "1"
+	}
+	if k.above.watchdog > 0 { // what we feed it with
+		vars[notify.WatchdogVariable] = strconv.FormatInt(k.above.watchdog.Microseconds(), 10)
+	}
 	vars[notify.KeeperPIDVariable] = strconv.Itoa(os.Getpid())
 	if k.rolledBack != "" {
 		vars[notify.RolledBackVariable] = k.rolledBack
@@ -154,6 +160,7 @@ func (k *keeper) hear(m notify.Message, now time.Time) {
 	if who, ok := m.Value(notify.OrphanKey); ok {
 		k.introduce(who, now)
 	}
+	k.relayAbove(m, now)
 	if m.Says(notify.Ready) && k.master.readyAt.IsZero() {
 		k.commit(now)
 	}
@@ -162,9 +169,10 @@ func (k *keeper) hear(m notify.Message, now time.Time) {
 	}
 	if m.Says(notify.Stopping) {
 		k.master.stopping = true
-		k.sayAbove(notify.Stopping)
+		limit, ok := m.ExtendTimeout()
+		k.stoppingAbove(max(limit, k.DrainTimeout))
 		// The settings that it ends by may be others than those that we began with.
-		if limit, ok := m.ExtendTimeout(); ok && k.stops == 1 && !k.ending {
+		if ok && k.stops == 1 && !k.ending {
 			k.killAt = now.Add(limit + masterGrace)
 		}
 	}
@@ -212,17 +220,12 @@ func (k *keeper) commit(now time.Time) {
 	k.committed = k.master.generation
 	k.settle(now)
 	k.Logger.Debug("master ready", "generation", k.committed, "pid", k.master.pid, "took", humane(now.Sub(k.master.startedAt)))
-	k.sayAbove(notify.Ready)
+	k.above.heard = now
+	k.readyAbove()
 	k.limboPause = limboPause
 	k.look(now)
 	if k.lookAt.IsZero() {
 		k.lookAt = now.Add(lookAgain)
-	}
-}
-
-func (k *keeper) sayAbove(state string) {
-	if err := k.above.Send(state); err != nil {
-		k.Logger.Warn("cannot tell the service manager", "state", state, "err", err)
 	}
 }
 

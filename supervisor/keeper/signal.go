@@ -57,7 +57,7 @@ func (k *keeper) stop(s syscall.Signal, now time.Time) {
 	switch {
 	case k.stops == 1:
 		k.Logger.Info("stopping", "signal", signalName(s), "drain_timeout", humane(k.DrainTimeout))
-		k.sayAbove("STOPPING=1")
+		k.stoppingAbove(k.DrainTimeout)
 		if k.master.pid == 0 && !k.ending {
 			k.end(0, now)
 			return

@@ -52,7 +52,12 @@ func (s *Socket) QueueDepth() (int, error) {
 // On TCP the kernel drops what asks for a new connection, so a late client
 // tries again after a second and is refused then, by the closed port. A unix
 // socket loses its path.
+//
+// A borrowed socket takes connections as before: they are for whoever has it next.
 func (s *Socket) StopNew() error {
+	if s.borrowed {
+		return nil
+	}
 	if s.name.network == "unix" {
 		return s.Unlink()
 	}

@@ -32,6 +32,8 @@ type Socket struct {
 	local unix.Sockaddr // bound, as the kernel says it
 	file  fs.FileInfo   // unix: the path as we left it
 
+	borrowed bool
+
 	once     sync.Once
 	closeErr error
 }
@@ -58,6 +60,19 @@ func Adopt(fd int, name string) (*Socket, error) {
 	}
 	return s, nil
 }
+
+// Borrow is Adopt for a socket that somebody else made and may go on with, as a
+// service manager does: its path and what it lets in are not ours to change.
+func Borrow(fd int, name string) (*Socket, error) {
+	s, err := Adopt(fd, name)
+	if err == nil {
+		s.borrowed = true
+	}
+	return s, err
+}
+
+// Borrowed tells whether the socket is somebody else's.
+func (s *Socket) Borrowed() bool { return s.borrowed }
 
 // FD is the descriptor, valid until Close. Pass the number to a child; an
 // os.File around it would close it one day, or make it block.
@@ -86,9 +101,10 @@ func (s *Socket) Close() error {
 }
 
 // Unlink removes the path of a unix socket, unless somebody else has put
-// another file there since. It is for the end of the instance only.
+// another file there since; that of a borrowed one stays. It is for the end of
+// the instance only.
 func (s *Socket) Unlink() error {
-	if s.bound.path == "" || s.file == nil {
+	if s.bound.path == "" || s.file == nil || s.borrowed {
 		return nil
 	}
 	now, err := os.Lstat(s.bound.path)

@@ -15,6 +15,7 @@ const sendTimeout = time.Second
 // Client sends to the supervisor. A nil Client is one without a supervisor: it sends nothing.
 type Client struct {
 	address string
+	timeout time.Duration
 }
 
 // Dial makes a client of the socket at "@abstract" or "/path". Nothing is sent and nothing is kept
@@ -26,7 +27,7 @@ func Dial(address string) (*Client, error) {
 	if len(address) > 107 {
 		return nil, fmt.Errorf("cannot notify %q: longer than the 107 bytes of a socket's name", address)
 	}
-	return &Client{address: address}, nil
+	return &Client{address: address, timeout: sendTimeout}, nil
 }
 
 // FromEnv makes a client of the socket that NOTIFY_SOCKET names, nil when it is unset.
@@ -37,6 +38,10 @@ func FromEnv() (*Client, error) {
 	}
 	return Dial(address)
 }
+
+// Within is a client that waits no longer than d for a supervisor that does not read, where this
+// one waits a second.
+func (c *Client) Within(d time.Duration) *Client { return &Client{address: c.address, timeout: d} }
 
 // Send sends assignments, within a second or not at all.
 func (c *Client) Send(state ...string) error { return c.SendFiles(nil, state...) }
@@ -62,7 +67,7 @@ func (c *Client) send(text, oob []byte) error {
 		return err
 	}
 	defer unix.Close(fd)
-	deadline := time.Now().Add(sendTimeout)
+	deadline := time.Now().Add(c.timeout)
 	for {
 		// The kernel waits, not the runtime's poller, which sees an unconnected socket as
 		// writable whether its receiver has room or not.
@@ -72,7 +77,7 @@ func (c *Client) send(text, oob []byte) error {
 		}
 		err := unix.Sendmsg(fd, text, oob, &unix.SockaddrUnix{Name: c.address}, unix.MSG_NOSIGNAL)
 		if err == unix.EAGAIN {
-			return fmt.Errorf("the receiver did not read for %v: %w", sendTimeout, err)
+			return fmt.Errorf("the receiver did not read for %v: %w", c.timeout, err)
 		}
 		if err != unix.EINTR {
 			return err

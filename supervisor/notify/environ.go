@@ -2,10 +2,12 @@ package notify
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,7 +16,7 @@ import (
 // They are named one by one: LISTEN_ADDR or WATCHDOG_URL are the operator's.
 var private = []string{
 	SocketVariable, FDsVariable, NamesVariable, PIDVariable, "LISTEN_PIDFDID",
-	"WATCHDOG_USEC", "WATCHDOG_PID", "FDSTORE", "MAINPID", "MAINPIDFDID",
+	WatchdogVariable, "WATCHDOG_PID", "FDSTORE", "MAINPID", "MAINPIDFDID",
 	WorkerInstanceVariable, WorkerVariable, WorkerSlotVariable, WorkerGenerationVariable,
 }
 
@@ -29,6 +31,19 @@ func Clean(environ []string) []string {
 		kept = append(kept, entry)
 	}
 	return kept
+}
+
+// Watchdog is how often a level above wants to hear WATCHDOG=1 from this process, 0 for never. Twice
+// as often is polite.
+func Watchdog(getenv func(string) string) time.Duration {
+	if pid := getenv("WATCHDOG_PID"); pid != "" && pid != strconv.Itoa(os.Getpid()) {
+		return 0
+	}
+	us, err := strconv.ParseInt(getenv(WatchdogVariable), 10, 64)
+	if err != nil || us <= 0 || us > int64(math.MaxInt64/time.Microsecond) {
+		return 0
+	}
+	return time.Duration(us) * time.Microsecond
 }
 
 // NamedFile is a descriptor that was inherited. It is a bare number, so that nothing watches or

@@ -31,6 +31,8 @@ const (
 	FDsVariable    = "LISTEN_FDS"
 	NamesVariable  = "LISTEN_FDNAMES"
 	PIDVariable    = "LISTEN_PID"
+
+	WatchdogVariable = "WATCHDOG_USEC"
 )
 
 // Variables and values of our own.
@@ -43,7 +45,8 @@ const (
 	UnfitVariable      = "X_REVENANT_UNFIT"       // why the program should be followed by the one before
 	// PredecessorVariable names the socket on which a master hears how its successor fares.
 	PredecessorVariable = "X_REVENANT_PREDECESSOR"
-	MoreVariable        = "X_REVENANT_MORE" // in an answer: another one belongs to it
+	MoreVariable        = "X_REVENANT_MORE"  // in an answer: another one belongs to it
+	AboveVariable       = "X_REVENANT_ABOVE" // somebody above the keeper wants to know how the instance is
 
 	// GoProcsVariable holds the operator's GOMAXPROCS for a master to hand on, whose own is 1.
 	GoProcsVariable = "X_REVENANT_GOMAXPROCS"
