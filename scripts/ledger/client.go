@@ -16,7 +16,7 @@ import (
 type Request struct {
 	Method string // GET unless a body says POST
 	Path   string
-	ID     string // sent as X-Request-Id
+	ID     string // sent as X-Request-Id, and as X-Ledger-Id for proxies that give a request an id of their own
 	Header string // further lines, each with its CR LF
 	Body   []byte
 	Sum    string // the SHA-256 of the body, in hexadecimal
@@ -187,6 +187,7 @@ func (c *Client) send(r Request) error {
 	b = append(append(b, connection...), "\r\n"...)
 	if r.ID != "" {
 		b = append(append(append(b, "X-Request-Id: "...), r.ID...), "\r\n"...)
+		b = append(append(append(b, "X-Ledger-Id: "...), r.ID...), "\r\n"...)
 	}
 	if r.Sum != "" {
 		b = append(append(append(b, "X-Body-Sha256: "...), r.Sum...), "\r\n"...)

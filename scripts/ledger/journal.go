@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -34,7 +35,7 @@ func (j *Journal) Close() error { return j.file.Close() }
 // and puts its work on the journal. The entry is in the file before the answer
 // is on its way, so that not even SIGKILL can hide it.
 func (j *Journal) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	id := r.Header.Get("X-Request-Id")
+	id := cmp.Or(r.Header.Get("X-Ledger-Id"), r.Header.Get("X-Request-Id"))
 	if err := j.append("begin", id); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

@@ -39,8 +39,10 @@ type Load struct {
 	Rate      float64 // requests per second, all together; 0: closed loop
 	KeepAlive bool
 
-	// Post makes every second request a POST of so many bytes.
-	Post int
+	// Post makes every second request a POST of so many bytes, or with PostOnly
+	// every one.
+	Post     int
+	PostOnly bool
 
 	ConnectTimeout time.Duration // 2 s by default
 	Timeout        time.Duration // 10 s by default
@@ -177,7 +179,7 @@ func (r *run) isOver(ctx context.Context, now time.Time) bool {
 
 func (r *run) request(n int64) Request {
 	request := Request{Path: r.load.Path, Header: r.load.Header, ID: fmt.Sprintf("%s-%d", r.name, n)}
-	if r.load.Post > 0 && n%2 == 0 {
+	if r.load.Post > 0 && (r.load.PostOnly || n%2 == 0) {
 		request.Body = bodyOf(request.ID, r.load.Post)
 		sum := sha256.Sum256(request.Body)
 		request.Sum = hex.EncodeToString(sum[:])
