@@ -157,7 +157,7 @@ func TestFirstStartThatFailsEndsWith10AndOneClearLineAtTheEnd(t *testing.T) {
 		t.Errorf("exit code %d, want %d", code, exitNoWorker)
 	}
 	lines := strings.Split(strings.TrimSpace(i.Log()), "\n")
-	if last := lines[len(lines)-1]; last != "revenant: no worker became ready: slot 0: start-timeout; slot 1: start-timeout" {
+	if last := lines[len(lines)-1]; last != "revenant: no worker became ready: slot 0: start-timeout: it was waited for notify; slot 1: start-timeout: it was waited for notify" {
 		t.Errorf("the last line is %q; log:\n%s", last, i.Log())
 	}
 	if left := marked(t, mark); len(left) > 0 {

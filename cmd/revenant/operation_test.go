@@ -121,7 +121,7 @@ func TestSecondOperatorIsToldWhoHoldsTheInstanceAndTheFirstMayLeave(t *testing.T
 		t.Errorf("the second is told: code %d, %q", code, errs)
 	}
 	out, _, _ := client(i, t, "ps")
-	if !strings.Contains(out, "restart by "+pid) || !strings.Contains(out, "starting (successor)") {
+	if !strings.Contains(out, "restart by "+pid) || !strings.Contains(out, "(successor)") {
 		t.Errorf("ps does not show the restart:\n%s", out)
 	}
 	_ = first.Process.Kill()
