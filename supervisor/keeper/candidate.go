@@ -174,6 +174,7 @@ func (k *keeper) promote(now time.Time) {
 		k.leaving[former.pid] = now.Add(masterGrace)
 	}
 	k.Logger.Info("master succeeds", "generation", k.master.generation, "pid", k.master.pid, "former", former.generation)
+	k.awake() // it spoke when it applied
 	k.alone()
 	if k.stops > 0 { // the former one was told, and had left already
 		k.tell(unix.SIGTERM)

@@ -227,7 +227,21 @@ func TestProgramThatFallsOverOnProbationIsRolledBackEvenWhenItsFileIsGone(t *tes
 	third.does("say READY=1")
 	// There is nothing more to go back to.
 	third.order("exit 2")
-	i.master(4)
+	if got := i.master(4).does("variable " + notify.RolledBackVariable); got != "" {
+		t.Errorf("the master after that is told again of a rollback: %q", got)
+	}
+}
+
+func TestMasterThatLeftForASuccessorWhichDiedIsNotRolledBack(t *testing.T) {
+	one, two := programs(t)
+	i, second := upgraded(t, one, two, "KEEPER_TEST_PROBATION=1h")
+	second.does("successor 3")
+	i.master(3).kill()
+	i.logged("candidate died", "generation", "3")
+	second.order("exit 0")
+	if got := i.master(4).does("running"); got != two {
+		t.Errorf("then %s runs, want %s", got, two)
+	}
 }
 
 func TestMasterThatIsKilledOnProbationIsNotRolledBack(t *testing.T) {

@@ -28,7 +28,8 @@ const ExitGaveUp = 1
 const (
 	haste      = time.Second            // from a second stop signal to SIGKILL for everything
 	killAgain  = 100 * time.Millisecond // as those appear whose parents were killed
-	leaveAfter = 5 * time.Second        // from the first SIGKILL for everything to leaving without what survives it
+	maxWishes  = 64
+	leaveAfter = 5 * time.Second // from the first SIGKILL for everything to leaving without what survives it
 )
 
 // Variables, for tests that cannot wait.
@@ -78,6 +79,7 @@ type keeper struct {
 	limboPause time.Duration
 
 	ignored   map[syscall.Signal]bool // that came, and had no meaning
+	wishes    []syscall.Signal        // that wait for a master which can hear
 	stops     int                     // stop signals so far
 	ending    bool
 	childless bool

@@ -41,6 +41,7 @@ type master struct {
 	readyAt    time.Time
 	stopping   bool // it said so: its end is the instance's
 
+	heard    bool   // it said something: from then on it knows what to do with signals
 	unfit    string // why it says that its program is no good
 	succeeds bool   // it was started by the master before it, as a candidate
 	line     int    // its question, which ends when no earlier master lives; 0 for none
@@ -155,6 +156,7 @@ func (k *keeper) listen(m notify.Message, now time.Time) {
 
 // hear does what the master says.
 func (k *keeper) hear(m notify.Message, now time.Time) {
+	k.awake()
 	k.keep(m, &k.store)
 	k.agree(m)
 	if who, ok := m.Value(notify.OrphanKey); ok {
@@ -171,8 +173,9 @@ func (k *keeper) hear(m notify.Message, now time.Time) {
 		k.master.stopping = true
 		limit, ok := m.ExtendTimeout()
 		k.stoppingAbove(max(limit, k.DrainTimeout))
-		// The settings that it ends by may be others than those that we began with.
-		if ok && k.stops == 1 && !k.ending {
+		// The settings that it ends by may be others than those that we began with. It is asked by a
+		// signal, which we know of, or by an operator, of whom only it knows.
+		if ok && k.stops <= 1 && !k.ending {
 			k.killAt = now.Add(limit + masterGrace)
 		}
 	}
@@ -218,6 +221,7 @@ func (k *keeper) keep(m notify.Message, to *store) {
 func (k *keeper) commit(now time.Time) {
 	k.master.readyAt = now
 	k.committed = k.master.generation
+	k.rolledBack = "" // it knows, and tells it once
 	k.settle(now)
 	k.Logger.Debug("master ready", "generation", k.committed, "pid", k.master.pid, "took", humane(now.Sub(k.master.startedAt)))
 	k.above.heard = now
@@ -254,7 +258,8 @@ func (k *keeper) exited(status syscall.WaitStatus, now time.Time) {
 		k.promote(now)
 		return
 	case k.stops == 0 && !k.master.stopping:
-		k.died(now, fromOutside(status), cause(status))
+		// One that leaves in good order, for a successor that was ready and died then, has not crashed.
+		k.died(now, fromOutside(status) || status.Exited() && code == 0, cause(status))
 		return
 	case status.Signaled() && (k.stops == 1 || k.committed > 0):
 		// It was killed while the instance stopped: by the signal that asks for it when it could

@@ -41,7 +41,7 @@ func (k *keeper) signal(s syscall.Signal, now time.Time) {
 	case syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT:
 		k.stop(s, now)
 	case syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGTTIN, syscall.SIGTTOU:
-		k.tell(s)
+		k.wish(s)
 	default:
 		if !k.ignored[s] { // once: a terminal sends some again and again
 			k.ignored[s] = true
@@ -70,6 +70,28 @@ func (k *keeper) stop(s syscall.Signal, now time.Time) {
 		k.killBy(now.Add(haste))
 		k.tell(s)
 	}
+}
+
+// wish hands on a signal that is no end. One that came before a master knows what to do with it would
+// end that: it waits.
+func (k *keeper) wish(s syscall.Signal) {
+	if k.master.pid != 0 && k.master.heard {
+		k.tell(s)
+	} else if len(k.wishes) < maxWishes {
+		k.wishes = append(k.wishes, s)
+	}
+}
+
+// awake notes that the master can hear, and hands on what waited for that.
+func (k *keeper) awake() {
+	if k.master.heard {
+		return
+	}
+	k.master.heard = true
+	for _, s := range k.wishes {
+		k.tell(s)
+	}
+	k.wishes = nil
 }
 
 // tell sends a signal to the master, if there is one.

@@ -79,6 +79,7 @@ func TestOtherSignalsAreForwardedOrIgnored(t *testing.T) {
 	inBothPlaces(t, func(t *testing.T, place string) {
 		i := begin(t, place)
 		m := i.master(1)
+		m.does("say STATUS=here")
 		for s := syscall.Signal(1); s <= 64; s++ {
 			if s == unix.SIGKILL || s == unix.SIGSTOP || s >= 32 && s <= 34 || slices.Contains(stops, s) || slices.Contains(forwards, s) {
 				continue
@@ -210,6 +211,30 @@ func TestMasterThatDoesNotStopIsKilled(t *testing.T) {
 			t.Error("a process outlived its instance")
 		}
 	})
+}
+
+func TestSignalsWaitForAMasterThatCanHearThem(t *testing.T) {
+	i := begin(t, "subreaper")
+	m := i.master(1)
+	i.signal(unix.SIGHUP)
+	i.signal(unix.SIGPWR) // signals are taken in turn
+	i.logged("signal ignored", "signal", "SIGPWR")
+	if i.happened(isSaid("X_SIGNAL=SIGHUP")) > 0 {
+		t.Error("a master that had not said a word was sent SIGHUP, which ends one that cannot hear yet")
+	}
+	m.does("say STATUS=here")
+	i.said("X_MASTER=1", "X_SIGNAL=SIGHUP")
+}
+
+func TestMasterThatWasAskedToStopByOthersAndHangsIsKilled(t *testing.T) {
+	i := begin(t, "subreaper", "KEEPER_TEST_HASTY=1")
+	m := i.master(1)
+	m.does("say READY=1")
+	m.does("say STOPPING=1 EXTEND_TIMEOUT_USEC=300000")
+	i.ends(0)
+	if alive(m.pid) {
+		t.Error("the master outlived its instance")
+	}
 }
 
 func TestEverythingBelowIsGoneAtTheEnd(t *testing.T) {
