@@ -143,4 +143,8 @@
 //     whoever is started next are the former ones, and it says so.
 //   - Recycling is an operation like others, but gives way to what people want:
 //     nobody is refused because a worker was too old.
+//   - Only a start, a reload and an upgrade read the configuration file. A master
+//     that takes over after a crash goes on with the text that was in force, which
+//     the keeper holds: a crash changes nothing, and a half-finished edit is no
+//     reason to die. A program that is rolled back gets the text before its upgrade.
 package supervisor

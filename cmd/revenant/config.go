@@ -42,6 +42,17 @@ func (s *settings) openFile(kept []byte) {
 	}
 }
 
+// openFileAgain reads it as it is now. What cannot be read twice, as a pipe, could
+// make whoever waits for it wait for ever.
+func (s *settings) openFileAgain() {
+	path := s.one("config")
+	if info, err := os.Stat(path); path != "" && err == nil && !info.Mode().IsRegular() {
+		s.file, s.faults = nil, s.wrong("config", path, errors.New("cannot read the configuration again: not a regular file (start the instance anew with one)"))
+		return
+	}
+	s.openFile(nil)
+}
+
 // fileTypes says what the kinds of options may be in a file; others are text.
 var fileTypes = map[string]configfile.Type{
 	"bool":    configfile.Boolean,

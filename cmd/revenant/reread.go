@@ -56,7 +56,7 @@ func (r *rereader) reread() (supervisor.Settings, []string, error) {
 	r.drop()
 	old := r.inForce.settings
 	s := &settings{flags: old.flags, options: old.options, command: old.command}
-	s.openFile(nil)
+	s.openFileAgain()
 	if !differ(old, s, "chaos-token-file") {
 		s.token = r.inForce.token
 	}

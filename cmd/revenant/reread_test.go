@@ -103,6 +103,15 @@ func TestWrongFileIsRefusedWholeAndWhatIsInForceStays(t *testing.T) {
 	if _, _, err := r.reread(); err == nil || !strings.Contains(err.Error(), "--config "+path+": cannot read the configuration: no such file") {
 		t.Errorf("without the file: %v", err)
 	}
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := r.reread(); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+		t.Errorf("a pipe in place of the file: %v", err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
 	reconfigure(t, path, "workers = 2\n")
 	_, lines := read(t, r)
 	expectLines(t, lines)
