@@ -17,6 +17,7 @@ const (
 	causeRequested    cause = "requested"     // operator, scale, stop
 	causeChaos        cause = "chaos"         // a client's /workerKiller, granted
 	causeStartTimeout cause = "start-timeout" // not READY in time, killed by us
+	causeHang         cause = "hang"          // alive and did nothing, killed by us
 	causeDrainTimeout cause = "drain-timeout" // not gone in time, killed by us
 	causeCannotStart  cause = "cannot-start"  // it never came to be the program
 	causeMemoryLimit  cause = "memory-limit"  // asked to leave because it had grown beyond max-memory
@@ -28,6 +29,8 @@ func (m *Master) judge(c *child, status unix.WaitStatus) (cause, trigger) {
 	m.lookForOOM()
 	oom := status.Signaled() && status.Signal() == unix.SIGKILL && c.killed == "" && m.oom.claim()
 	switch {
+	case c.life.hung != "":
+		return causeHang, exitCrashed
 	case c.unborn:
 		return causeCannotStart, exitCrashed
 	case c.killed == causeStartTimeout:

@@ -2,6 +2,8 @@ package supervisor
 
 import (
 	"fmt"
+	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,6 +39,8 @@ type child struct {
 	unborn   bool          // it could not become the program
 	detail   string        // what the cause of its end does not say
 	expected expectation   // until it is ready
+	life     life          // from then on
+	atDoor   sync.Mutex    // one question at a time, for those who ask
 }
 
 // draining tells whether it was asked, or said itself, to leave.
@@ -135,6 +139,7 @@ func (m *Master) saidReady(c *child) {
 
 func (m *Master) nowReady(c *child) {
 	c.ready = time.Now()
+	m.watch(c)
 	e := m.about(c, event.WorkerReady)
 	e.Start = ms(c.ready.Sub(c.started))
 	m.publish(e)
@@ -197,7 +202,7 @@ func (m *Master) exited(x exit) {
 	m.state.addTotals(last)
 	m.platform.remove(boardName(c.id))
 	m.forgetOutput(c.output)
-	_ = c.board.Close()
+	defer c.board.Close()
 	c.letAccept()
 	c.closeDoor()
 	close(c.gone)
@@ -212,9 +217,11 @@ func (m *Master) exited(x exit) {
 		m.cut += e.InFlight
 	}
 	if c.chaos != "" {
-		e.Message = "chaos: " + c.chaos
+		e.Message = strings.TrimSuffix("chaos: "+c.chaos+"; "+c.detail, "; ")
 	}
+	e.LastLines = c.output.lastLines()
 	m.publish(e)
+	m.bury(c, e)
 	if c.n < len(m.seats) {
 		m.seats[c.n].lastExit = &LastExit{Worker: c.id, Cause: string(why), Reason: c.reason, Time: time.Now(), Planned: e.Planned, InFlight: e.InFlight, Detail: c.detail}
 	}

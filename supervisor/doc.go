@@ -40,6 +40,8 @@
 //	leftover.go           what a worker leaves behind when it is gone
 //	readiness.go          when a worker is ready, and who says so
 //	guard.go              what one worker did to the sockets of all
+//	liveness.go, stall.go whether a worker that lives does anything
+//	obituary.go           all that there is to say of one worker
 //	platform.go           the only place that makes system calls about processes
 //
 // # Goroutines
@@ -56,6 +58,7 @@
 //	flip                 an upgrade   the successor is ready or gone nobody; a stop ends it
 //	awaitAlone           New          no earlier master lives        nobody; it ends with the process
 //	one per start        expect       the worker is ready or gone    nobody; it holds nothing
+//	a look at all        keepWatch    all were looked at             nobody; it holds nothing
 //	one per orphan       New          the orphan, or Run, has ended  nobody; it holds its pidfd
 //
 // State has one owner, Run. Others send it functions (ask) or facts (exits).

@@ -106,15 +106,28 @@ func (m *Master) probe(c *child, deadline time.Time, then func(error)) {
 		then(nil)
 		return
 	}
+	m.question(c, http.MethodGet, deadline, func(err error) {
+		if err != nil {
+			err = fmt.Errorf("worker %d does not answer GET %s: %w", c.id, m.cfg.ProbePath, err)
+		}
+		then(err)
+	})
+}
+
+// question asks a worker through its door, which must be there, when those who
+// asked before have their answers.
+func (m *Master) question(c *child, method string, deadline time.Time, then func(error)) {
 	own, err := unix.FcntlInt(uintptr(c.door), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
-		then(fmt.Errorf("worker %d cannot be asked: %w", c.id, err))
+		then(fmt.Errorf("it cannot be asked: %w", err))
 		return
 	}
 	path := m.cfg.ProbePath
 	// Ends at the deadline at the latest; nobody waits for it.
 	go func() {
-		err := request(own, path, deadline)
+		c.atDoor.Lock()
+		err := request(own, method, path, deadline)
+		c.atDoor.Unlock()
 		if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
 			wait := time.NewTimer(goneSoon)
 			select { // its exit says more
@@ -122,9 +135,6 @@ func (m *Master) probe(c *child, deadline time.Time, then func(error)) {
 			case <-wait.C:
 			}
 			wait.Stop()
-		}
-		if err != nil {
-			err = fmt.Errorf("worker %d does not answer GET %s: %w", c.id, path, err)
 		}
 		m.send(func() { then(err) })
 	}()
@@ -142,8 +152,9 @@ func (e *StatusError) Error() string {
 const answerLimit = 1 << 20
 
 // request owns fd. The answer is good when it is whole (or long) and its status
-// is below 500.
-func request(fd int, path string, deadline time.Time) error {
+// is below 500. Of a long one the rest would be in the way of the next answer:
+// the connection ends with it.
+func request(fd int, method, path string, deadline time.Time) error {
 	f := os.NewFile(uintptr(fd), "door")
 	conn, err := net.FileConn(f)
 	_ = f.Close()
@@ -152,7 +163,7 @@ func request(fd int, path string, deadline time.Time) error {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(deadline)
-	r, err := http.NewRequest(http.MethodGet, "http://localhost"+path, nil)
+	r, err := http.NewRequest(method, "http://localhost"+path, nil)
 	if err != nil {
 		return err
 	}
@@ -165,10 +176,14 @@ func request(fd int, path string, deadline time.Time) error {
 		return fmt.Errorf("no answer: %w", err)
 	}
 	defer answer.Body.Close()
+	n, err := io.Copy(io.Discard, io.LimitReader(answer.Body, answerLimit))
+	if n == answerLimit || err != nil {
+		_ = conn.(*net.UnixConn).CloseWrite()
+	}
 	if answer.StatusCode >= http.StatusInternalServerError {
 		return &StatusError{answer.StatusCode}
 	}
-	if _, err := io.Copy(io.Discard, io.LimitReader(answer.Body, answerLimit)); err != nil {
+	if err != nil {
 		return fmt.Errorf("its answer is cut: %w", err)
 	}
 	return nil

@@ -64,6 +64,9 @@ func (m *Master) receive(msg notify.Message) {
 	if msg.Says(notify.Ready) && c.expected.says() {
 		m.becomesReady(c)
 	}
+	if said, ok := msg.Value("WATCHDOG"); ok {
+		m.beats(c, said)
+	}
 	if msg.Says(notify.Stopping) {
 		m.saidStopping(c)
 	}

@@ -99,6 +99,8 @@ type Master struct {
 	orphans  map[uint64]*orphan // workers of older generations that the keeper drains
 	oom      oomKills
 	guard    guard
+	dead     []Report // the newest
+	vigil    vigil
 
 	began         time.Time
 	phase         instancePhase
@@ -271,7 +273,9 @@ func (m *Master) setTimer(timer *time.Timer) {
 	for _, c := range m.children {
 		sooner(c.deadline)
 		sooner(c.permit)
+		sooner(c.life.killAt)
 	}
+	sooner(m.watchDue())
 	sooner(m.recycleAt())
 	if m.phase == leaving {
 		sooner(m.leaveAt)
@@ -281,6 +285,7 @@ func (m *Master) setTimer(timer *time.Timer) {
 	if late := m.began.Add(m.cfg.Policy.StartTimeout); !m.committed && time.Now().Before(late) {
 		sooner(late)
 	}
+	m.vigil.due = next
 	if next.IsZero() {
 		timer.Stop()
 		return
@@ -291,6 +296,8 @@ func (m *Master) setTimer(timer *time.Timer) {
 // tick acts on every deadline that has passed.
 func (m *Master) tick() {
 	now := time.Now()
+	m.punctual(now)
+	m.keepWatch(now)
 	if m.phase == leaving && !now.Before(m.leaveAt) {
 		m.closeDown()
 	}

@@ -32,6 +32,8 @@ type platform struct {
 	// waits tells whether a process or one of its descendants waits for connections
 	// on the sockets with these inodes.
 	waits func(pid int, sockets []uint64) (bool, error)
+	// see looks at a worker from outside; nil when that cannot be.
+	see func(pid int, sockets []uint64) seen
 	// oomKills counts what the kernel killed in our cgroup for want of memory.
 	oomKills func() uint64
 	// store and remove hand descriptors to the keeper and take them back; tell
@@ -55,6 +57,7 @@ func systemPlatform(workers *notify.Server, keeper *notify.Client) platform {
 		kill:   func(pid int, sig unix.Signal) { _ = unix.Kill(pid, sig) },
 		parent: tree.Parent,
 		waits:  tree.Waits,
+		see:    seeProcess,
 		memory: memoryOf,
 		oomKills: func() uint64 {
 			n, _ := cgroup.Self().OOMKills() // a cgroup that cannot be read proves nothing

@@ -88,6 +88,9 @@ func (cfg *Config) launch(who scoreboard.Identity, workers int) launch {
 		notify.WorkerSlotVariable:       fmt.Sprint(who.Slot),
 		notify.WorkerGenerationVariable: fmt.Sprint(who.Generation),
 	})
+	if p.External() && cfg.Liveness > 0 {
+		env[notify.WatchdogVariable] = fmt.Sprint(cfg.Liveness.Microseconds()) // the step adds WATCHDOG_PID
+	}
 	if len(seats.names) > 0 || !p.External() {
 		env[notify.FDsVariable] = fmt.Sprint(len(seats.names))
 		env[notify.NamesVariable] = strings.Join(seats.names, ":")

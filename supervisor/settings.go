@@ -19,6 +19,9 @@ type Settings struct {
 	Memory func(n int) int64
 	// ProbePath is asked of a new worker before the former one leaves. Default "/".
 	ProbePath string
+	// Liveness is for how long a worker may show no sign of life until it is taken
+	// for hung and replaced; 0 for ever.
+	Liveness time.Duration
 	// PreStop is how long a stopping instance, which says that it is not ready,
 	// still takes new connections. Default 0.
 	PreStop time.Duration

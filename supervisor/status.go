@@ -187,6 +187,9 @@ func (w *WorkerStatus) fill(c *child, now time.Time) {
 	if c.ready.IsZero() {
 		w.WaitsFor = c.expected.String()
 	}
+	if c.life.hung != "" {
+		w.State = "hung"
+	}
 	w.numbers(c.board.Snapshot())
 }
 

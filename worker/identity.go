@@ -35,7 +35,7 @@ var level = sync.OnceValue(func() above {
 	a := above{identity: identityFrom(os.Getenv)}
 	a.files = notify.Inherited(os.Getenv)
 	a.client, a.err = notify.FromEnv()
-	for _, name := range []string{notify.PIDVariable, notify.FDsVariable, notify.NamesVariable, notify.SocketVariable} {
+	for _, name := range []string{notify.PIDVariable, notify.FDsVariable, notify.NamesVariable, notify.SocketVariable, notify.WatchdogVariable, notify.WatchdogPIDVariable} {
 		os.Unsetenv(name)
 	}
 	return a

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/http"
@@ -49,6 +50,11 @@ var actions map[string]func(object string)
 func init() {
 	actions = map[string]func(object string){
 		"ready":   func(string) { tellAbove(notify.Ready) },
+		"beat":    actBeat,
+		"drop":    func(string) { _ = unix.Close(3) },
+		"line":    func(text string) { fmt.Println(text) },
+		"ignore":  func(name string) { signal.Ignore(unix.SignalNum("SIG" + name)) },
+		"leak":    actLeak,
 		"quiet":   func(string) { quiet = true },
 		"only":    actOnly,
 		"once":    actOnce,
@@ -66,7 +72,7 @@ func init() {
 		"forget":  func(string) { forgetEnvironment() },
 		"daemon":  actDaemon,
 		"endless": actEndless,
-		"hang":    func(string) { select {} },
+		"hang":    actHang,
 	}
 }
 
@@ -224,5 +230,37 @@ func actPoll(bySelect bool) {
 		_, _ = unix.Read(fd, make([]byte, 4096))
 		_, _ = unix.Write(fd, []byte(answer))
 		_ = unix.Close(fd)
+	}
+}
+
+// actHang waits for nothing and uses no CPU.
+func actHang(string) {
+	for {
+		time.Sleep(time.Hour)
+	}
+}
+
+// actBeat says WATCHDOG=1 as often as it is asked to, until a file is there.
+func actBeat(until string) {
+	interval, _ := strconv.Atoi(os.Getenv("WATCHDOG_USEC"))
+	if os.Getenv("WATCHDOG_PID") != strconv.Itoa(os.Getpid()) || interval == 0 {
+		fmt.Fprintln(os.Stderr, "no watchdog")
+		os.Exit(67)
+	}
+	for {
+		if _, err := os.Stat(until); err == nil {
+			return
+		}
+		tellAbove(notify.WatchdogAlive)
+		time.Sleep(time.Duration(interval) * time.Microsecond / 4)
+	}
+}
+
+// actLeak takes memory, some 100 MiB a second, until the kernel has no more.
+func actLeak(string) {
+	var leaked [][]byte
+	for {
+		leaked = append(leaked, bytes.Repeat([]byte{1}, 1<<20))
+		time.Sleep(10 * time.Millisecond)
 	}
 }

@@ -39,6 +39,7 @@ var runOptions = append([]option{
 	runtimeDirOption,
 	configOption,
 	{"start-timeout", "TIME", "30s", "how long a worker may take until it is ready"},
+	{"liveness", "TIME", "60s", "for how long a worker may show no sign of life until it is replaced; 0s for ever"},
 	{"drain-timeout", "TIME", "25s", "how long a worker may take to finish its requests when asked to leave; then it is cut"},
 	{"pre-stop", "TIME", "0s", "how long an instance that is told to stop says that it is not ready, and still takes connections, before it does"},
 	{"probe-path", "PATH", "/", "what a new worker must answer before the former one leaves, with a status below 500; not for programs without package worker"},
@@ -264,6 +265,7 @@ type instanceOptions struct {
 	workers   cgroup.Spec
 	policy    supervisor.Policy
 	preStop   time.Duration
+	liveness  time.Duration
 	probePath string
 	probation time.Duration
 	recycle   supervisor.Limits
@@ -285,6 +287,7 @@ func readOptions(s *settings) (o instanceOptions, err error) {
 	o.workers = parse(s, &err, "workers", cgroup.ParseSpec)
 	o.policy.StartTimeout = parse(s, &err, "start-timeout", duration)
 	o.policy.DrainTimeout = parse(s, &err, "drain-timeout", duration)
+	o.liveness = parse(s, &err, "liveness", durationOrNone)
 	o.preStop = parse(s, &err, "pre-stop", durationOrNone)
 	o.probation = parse(s, &err, "probation", durationOrNone)
 	o.probePath = parse(s, &err, "probe-path", httpPath)

@@ -130,9 +130,12 @@ func TestProgramIsStartedAsAServiceOfSystemdIs(t *testing.T) {
 		t.Errorf("LISTEN_PID=%s LISTEN_FDS=%s LISTEN_FDNAMES=%s", env["LISTEN_PID"], env["LISTEN_FDS"], env["LISTEN_FDNAMES"])
 	}
 	for name := range env {
-		if strings.HasPrefix(name, "X_REVENANT") || strings.HasPrefix(name, "TABLEFLIP") || strings.HasPrefix(name, "WATCHDOG") || strings.HasPrefix(name, "FDSTORE") {
+		if strings.HasPrefix(name, "X_REVENANT") || strings.HasPrefix(name, "TABLEFLIP") || strings.HasPrefix(name, "FDSTORE") {
 			t.Errorf("the program has %s=%s", name, env[name])
 		}
+	}
+	if env["WATCHDOG_USEC"] != "60000000" || env["WATCHDOG_PID"] != env["LISTEN_PID"] {
+		t.Errorf("WATCHDOG_USEC=%s WATCHDOG_PID=%s", env["WATCHDOG_USEC"], env["WATCHDOG_PID"])
 	}
 	if env["OPERATORS_OWN"] != "kept" || env["REVENANT_SLOT"] != "0" || env["REVENANT_WORKER"] != "1" {
 		t.Errorf("the environment is %v", env)

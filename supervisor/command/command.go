@@ -116,8 +116,11 @@ func contract(environ []string, role string, pid int) []string {
 			continue
 		}
 		program = append(program, line)
-		if name == notify.FDsVariable {
+		switch name {
+		case notify.FDsVariable:
 			program = append(program, notify.PIDVariable+"="+strconv.Itoa(pid))
+		case notify.WatchdogVariable:
+			program = append(program, notify.WatchdogPIDVariable+"="+strconv.Itoa(pid))
 		}
 	}
 	if role != "" {

@@ -160,6 +160,17 @@ func (c *Client) get(ctx context.Context, path string, answer any) error {
 	return x.silent(json.NewDecoder(body).Decode(answer))
 }
 
+// Show asks for all of one worker. See supervisor.Master.Show.
+func (c *Client) Show(ctx context.Context, worker uint64) (r supervisor.Report, err error) {
+	body, x, err := c.call(ctx, http.MethodGet, fmt.Sprintf("/v1/workers/%d", worker), nil)
+	if err != nil {
+		return r, err
+	}
+	defer body.Close()
+	err = json.NewDecoder(body).Decode(&r)
+	return r, x.silent(err)
+}
+
 // Kill sends a signal to a worker. See supervisor.Master.Kill.
 func (c *Client) Kill(ctx context.Context, worker uint64, signal string) error {
 	return c.post(ctx, fmt.Sprintf("/v1/workers/%d/kill", worker), map[string]string{"signal": signal})

@@ -5,6 +5,7 @@
 //	GET  /v1/config                    supervisor.Setting, a list
 //	GET  /v1/events?since=ID&follow=1  event.Event, one JSON object a line
 //	GET  /v1/logs?worker=ID&n=N&since=TIME&grep=REGEXP&follow=1  LogLine, the same
+//	GET  /v1/workers/{id}              supervisor.Report
 //	POST /v1/workers/{id}/kill         {"signal":"TERM"}
 //	POST /v1/stop
 //	POST /v1/reload
@@ -76,6 +77,7 @@ func New(master *supervisor.Master) *Server {
 	mux.HandleFunc("GET /v1/config", s.config)
 	mux.HandleFunc("GET /v1/events", s.events)
 	mux.HandleFunc("GET /v1/logs", s.logs)
+	mux.HandleFunc("GET /v1/workers/{id}", s.show)
 	mux.HandleFunc("POST /v1/workers/{id}/kill", s.kill)
 	mux.HandleFunc("POST /v1/stop", s.stop)
 	mux.HandleFunc("POST /v1/reload", s.reload)
@@ -250,6 +252,20 @@ func defaultTo(value, otherwise string) string {
 		return otherwise
 	}
 	return value
+}
+
+func (s *Server) show(w http.ResponseWriter, r *http.Request) {
+	id, err := strconv.ParseUint(r.PathValue("id"), 10, 64)
+	if err != nil {
+		problem(w, http.StatusBadRequest, fmt.Sprintf("%q is not the ID of a worker", r.PathValue("id")))
+		return
+	}
+	report, err := s.master.Show(r.Context(), id)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	reply(w, http.StatusOK, report)
 }
 
 func (s *Server) kill(w http.ResponseWriter, r *http.Request) {

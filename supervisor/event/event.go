@@ -37,6 +37,7 @@ const (
 	WorkersChanged     Kind = "workers.changed"
 	WorkerStarted      Kind = "worker.started"
 	WorkerReady        Kind = "worker.ready"
+	WorkerHung         Kind = "worker.hung"
 	WorkerStopping     Kind = "worker.stopping"
 	WorkerExited       Kind = "worker.exited"
 	WorkerBackoff      Kind = "worker.backoff"
@@ -93,6 +94,8 @@ type Exit struct {
 	Idle int `json:"idle"`
 	// Uptime is the age in milliseconds.
 	Uptime float64 `json:"uptime_ms"`
+	// LastLines is what the worker printed last, oldest first, harmless to show.
+	LastLines []string `json:"last_lines,omitempty"`
 }
 
 // Level grades an event for the log: Info is what one operator would tell
@@ -105,7 +108,7 @@ func (e Event) Level() slog.Level {
 		}
 	case InstanceRolledBack:
 		return slog.LevelError
-	case WorkerBackoff, InstanceDegraded, ListenerHarmed, Lost, Warning, ChaosRefused, SignalIgnored, OperationFailed:
+	case WorkerBackoff, WorkerHung, InstanceDegraded, ListenerHarmed, Lost, Warning, ChaosRefused, SignalIgnored, OperationFailed:
 		return slog.LevelWarn
 	case WorkerStarted, WorkerStopping, MasterReady:
 		return slog.LevelDebug

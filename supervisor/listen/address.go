@@ -118,6 +118,9 @@ func parseUnix(rest string) (Address, error) {
 // Network is "tcp" or "unix", for package net.
 func (a Address) Network() string { return a.network }
 
+// Port is the TCP port, 0 for a unix socket.
+func (a Address) Port() int { return a.port }
+
 // Path is where the unix socket is in the file system, "" for TCP.
 func (a Address) Path() string { return a.path }
 

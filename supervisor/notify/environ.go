@@ -16,7 +16,7 @@ import (
 // They are named one by one: LISTEN_ADDR or WATCHDOG_URL are the operator's.
 var private = []string{
 	SocketVariable, FDsVariable, NamesVariable, PIDVariable, "LISTEN_PIDFDID",
-	WatchdogVariable, "WATCHDOG_PID", "FDSTORE", "MAINPID", "MAINPIDFDID",
+	WatchdogVariable, WatchdogPIDVariable, "FDSTORE", "MAINPID", "MAINPIDFDID",
 	WorkerInstanceVariable, WorkerVariable, WorkerSlotVariable, WorkerGenerationVariable,
 }
 
@@ -36,7 +36,7 @@ func Clean(environ []string) []string {
 // Watchdog is how often a level above wants to hear WATCHDOG=1 from this process, 0 for never. Twice
 // as often is polite.
 func Watchdog(getenv func(string) string) time.Duration {
-	if pid := getenv("WATCHDOG_PID"); pid != "" && pid != strconv.Itoa(os.Getpid()) {
+	if pid := getenv(WatchdogPIDVariable); pid != "" && pid != strconv.Itoa(os.Getpid()) {
 		return 0
 	}
 	us, err := strconv.ParseInt(getenv(WatchdogVariable), 10, 64)

@@ -32,7 +32,8 @@ const (
 	NamesVariable  = "LISTEN_FDNAMES"
 	PIDVariable    = "LISTEN_PID"
 
-	WatchdogVariable = "WATCHDOG_USEC"
+	WatchdogVariable    = "WATCHDOG_USEC"
+	WatchdogPIDVariable = "WATCHDOG_PID"
 )
 
 // Variables and values of our own.

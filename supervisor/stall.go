@@ -1,0 +1,60 @@
+package supervisor
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"revenant/supervisor/tree"
+)
+
+// queue is what waits in a listener's queue, and since when nobody took any of it.
+type queue struct {
+	since time.Time // zero while it moves
+	first []string  // the connections that waited then
+}
+
+// waiting are the connections in each listener's queue, of those that have any.
+// The depth, which costs one system call, decides whether the kernel's table is
+// read, which grows with the machine's connections.
+func (m *Master) waiting() map[string][]string {
+	found := map[string][]string{}
+	for _, s := range m.cfg.Sockets {
+		if n, err := s.QueueDepth(); err != nil || n == 0 || s.Bound().Network() != "tcp" {
+			continue
+		}
+		found[s.Name().String()] = tree.Queued(s.Bound().Port())
+	}
+	return found
+}
+
+// stuck says which queue stands still for an interval: all that waited when it
+// began wait still, so nobody took one. "" when all move.
+func (m *Master) stuck(waiting map[string][]string, now time.Time) string {
+	said := ""
+	if m.vigil.queues == nil {
+		m.vigil.queues = map[string]*queue{}
+	}
+	for _, s := range m.cfg.Sockets {
+		name := s.Name().String()
+		q := m.vigil.queues[name]
+		if q == nil {
+			q = &queue{}
+			m.vigil.queues[name] = q
+		}
+		if q.moved(waiting[name]) {
+			*q = queue{first: waiting[name]}
+			if len(q.first) > 0 {
+				q.since = now
+			}
+		}
+		if !q.since.IsZero() && now.Sub(q.since) >= m.cfg.Liveness {
+			said = fmt.Sprintf("%d connections wait on %s and nobody took one for %v", len(waiting[name]), name, m.cfg.Liveness)
+		}
+	}
+	return said
+}
+
+func (q *queue) moved(waiting []string) bool {
+	return len(q.first) == 0 || slices.ContainsFunc(q.first, func(c string) bool { return !slices.Contains(waiting, c) })
+}
