@@ -133,17 +133,25 @@ func TestUpgradeTakesWhatIsNowInTheFileAndGoesBackWhenThatIsGone(t *testing.T) {
 	}
 }
 
-// busy begins a request on the newest worker, which has to wait for its end.
-func busy(t *testing.T, i *supervisortest.Instance) net.Conn {
+// busy begins a request, which has to wait for its end, on the newest worker. A
+// former one that was asked to leave a moment ago may still accept: then there is
+// a request on that one, and another.
+func busy(t *testing.T, i *supervisortest.Instance) (held []net.Conn) {
 	t.Helper()
-	conn, err := net.Dial("tcp", i.Address())
-	if err != nil {
-		t.Fatal(err)
+	for {
+		before := inFlight(i.Now())
+		conn, err := net.Dial("tcp", i.Address())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		held = append(held, conn)
+		fmt.Fprint(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n1")
+		s := i.Await("busy with the request", func(s supervisor.Status) bool { return inFlight(s) > before })
+		if s.Workers[0].InFlight > 0 {
+			return held
+		}
 	}
-	t.Cleanup(func() { _ = conn.Close() })
-	fmt.Fprint(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n1")
-	i.Await("busy with the request", func(s supervisor.Status) bool { return s.Workers[0].InFlight == 1 })
-	return conn
 }
 
 func TestNextUpgradeNeedNotWaitForTheLastConnectionOfTheOneBefore(t *testing.T) {
@@ -151,7 +159,7 @@ func TestNextUpgradeNeedNotWaitForTheLastConnectionOfTheOneBefore(t *testing.T) 
 	const crowd = 4 // that one worker may leave behind
 	var held []net.Conn
 	for range crowd {
-		held = append(held, busy(t, i))
+		held = append(held, busy(t, i)...)
 		upgraded(i, t)
 	}
 	s := i.Await("the former workers draining", func(s supervisor.Status) bool { return s.Orphans == crowd })
