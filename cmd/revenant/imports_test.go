@@ -36,6 +36,8 @@ var rules = map[string][]string{
 	"supervisor/cgroup":         {"go.uber.org/automaxprocs", "golang.org/x/sys"},
 	"supervisor/supervisortest": {"supervisor", "supervisor/control", "supervisor/event", "golang.org/x/sys"},
 	"worker":                    {"supervisor/notify", "worker/scoreboard", "golang.org/x/sys"},
+	"worker/examples/echo":      {"worker", "github.com/labstack/echo/v4"},
+	"worker/examples/nethttp":   {},
 	"worker/scoreboard":         {"golang.org/x/sys"},
 	"worker/app":                {"worker", "github.com/google/uuid", "github.com/labstack/echo/v4", "golang.org/x/sys"},
 }

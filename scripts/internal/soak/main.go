@@ -22,6 +22,7 @@ const usage = `usage: scripts/soak WHAT [flags]
   stops      stops of instances behind nginx under POSTs on kept connections: no answer but 200, no reset
   leaks      reloads and upgrades: descriptors, threads, goroutines, memory and environment stay what they were
   container  upgrades of PID 1 in a container under load
+  examples   the programs of worker/examples under kills, reloads, an upgrade and TERM
 
 scripts/soak WHAT -h says the flags. Without flags the figures are those of the promise, which takes
 from three minutes (stops) to half an hour (leaks) on two processors; with smaller ones it is a try.
@@ -29,7 +30,7 @@ from three minutes (stops) to half an hour (leaks) on two processors; with small
 
 // kinds are what can be asked for.
 var kinds = map[string]func(context.Context, []string) (verdict, error){
-	"changes": changes, "stops": stops, "leaks": leaks, "container": container,
+	"changes": changes, "stops": stops, "leaks": leaks, "container": container, "examples": runExamples,
 }
 
 func main() {
