@@ -3,10 +3,12 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"revenant/scripts/ledger"
 	"revenant/supervisor"
 	"revenant/supervisor/event"
 	"revenant/supervisor/supervisortest"
@@ -30,7 +32,28 @@ func TestListenerThatAWorkerShutDownIsRepaired(t *testing.T) {
 	i.Await("whole again", func(s supervisor.Status) bool { return isReady(s) })
 }
 
-// shutListener does to the listening socket what a broken program could.
+// A master that finds such a socket when it begins, after a crash or in an upgrade,
+// has nobody to wait for.
+func TestListenerThatWasShutDownIsBoundAnewByTheNextMaster(t *testing.T) {
+	path := filepath.Join(openDir(t), "app.sock")
+	i := supervisortest.Start(t, "--workers", "1", "--listen", "unix:"+path, "--listen", "tcp://"+supervisortest.FreeAddress(t))
+	for _, change := range []string{"crash", "upgrade"} {
+		before := i.Await("ready", isReady)
+		shutListener(t, before.Workers[0].PID)
+		if change == "crash" {
+			killMaster(i, t, before)
+		} else {
+			upgraded(i, t)
+		}
+		for _, listener := range before.Listeners {
+			if report, err := (ledger.Load{Target: listener, Requests: 1}).Run(t.Context()); err != nil || report.Failed() > 0 {
+				t.Errorf("after a %s %s: %v, %v", change, listener, report.Failures, err)
+			}
+		}
+	}
+}
+
+// shutListener does to the listening TCP socket what a broken program could.
 func shutListener(t *testing.T, pid int) {
 	t.Helper()
 	worker, err := unix.PidfdOpen(pid, 0)
@@ -44,7 +67,7 @@ func shutListener(t *testing.T, pid int) {
 			continue
 		}
 		on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
-		if err == nil && on == 1 {
+		if domain, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err == nil && on == 1 && domain == unix.AF_INET {
 			err = unix.Shutdown(fd, unix.SHUT_RDWR)
 			_ = unix.Close(fd)
 			if err != nil {
@@ -54,5 +77,5 @@ func shutListener(t *testing.T, pid int) {
 		}
 		_ = unix.Close(fd)
 	}
-	t.Fatalf("worker %d has no listening socket", pid)
+	t.Fatalf("worker %d has no listening TCP socket", pid)
 }

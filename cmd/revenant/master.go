@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -199,11 +200,16 @@ func openSockets(o instanceOptions, stored []notify.NamedFile, log *slog.Logger)
 	if len(lent) > 0 && o.settings.from("listen") == fromDefault {
 		return lent, nil
 	}
-	var sockets []*listen.Socket
+	var sockets, bound []*listen.Socket
 	for _, address := range o.listen {
-		s, err := openSocket(address, named(stored, address.String()), &lent)
+		s, err := takeBack(address, stored, &lent, log)
+		if s == nil && err == nil {
+			if s, err = listen.Bind(context.Background(), address); err == nil {
+				bound = append(bound, s)
+			}
+		}
 		if err != nil {
-			for _, s := range sockets {
+			for _, s := range bound { // the others serve
 				_ = s.Unlink()
 			}
 			return nil, fmt.Errorf("%s %w", o.settings.source("listen", address.String()), err)
@@ -216,9 +222,15 @@ func openSockets(o instanceOptions, stored []notify.NamedFile, log *slog.Logger)
 	return sockets, nil
 }
 
-func openSocket(address listen.Address, kept int, lent *[]*listen.Socket) (*listen.Socket, error) {
-	if kept >= 0 {
-		return listen.Adopt(kept, address.String())
+// takeBack returns the socket of an address that exists already, nil when there is
+// none. One that a worker shut down serves nobody, and is none.
+func takeBack(address listen.Address, stored []notify.NamedFile, lent *[]*listen.Socket, log *slog.Logger) (*listen.Socket, error) {
+	if kept := named(stored, address.String()); kept >= 0 {
+		s, err := listen.Adopt(kept, address.String())
+		if !errors.Is(err, listen.ErrNotListening) {
+			return s, err
+		}
+		log.Warn("listener was shut down, and is bound anew", "listener", address.String())
 	}
 	for i, s := range *lent {
 		if address.Meets(s.Bound()) {
@@ -226,7 +238,7 @@ func openSocket(address listen.Address, kept int, lent *[]*listen.Socket) (*list
 			return s, nil
 		}
 	}
-	return listen.Bind(context.Background(), address)
+	return nil, nil
 }
 
 // lentSockets are those that whoever started the instance, a service manager as a
