@@ -347,6 +347,7 @@ func (m *Master) do(s *seat, former, successor *child, a action) {
 		if s.worker = c; err != nil {
 			m.cannotStart(s, err)
 			m.step(s, startFailed)
+			m.notStarted(s, err)
 		}
 	case actSuccessor:
 		c, err := m.start(s)

@@ -158,6 +158,13 @@ func (m *Master) fail(s *seat, why string) {
 	m.step(s, successorFailed)
 }
 
+// notStarted ends a roll at whose slot no worker can be started.
+func (m *Master) notStarted(s *seat, err error) {
+	if r := m.roll; r != nil && r.slot == s.n {
+		m.endRoll(kept(s, "cannot start a worker: "+err.Error()))
+	}
+}
+
 // overdue says why a successor that missed its deadline is given up.
 func (m *Master) overdue(s *seat, c *child) {
 	limit := event.Humane(m.cfg.Policy.StartTimeout)

@@ -430,6 +430,30 @@ func TestReloadBringsBackASlotThatWaitsAfterFailures(t *testing.T) {
 	})
 }
 
+func TestReloadEndsAtASlotWhereNoWorkerCanBeStarted(t *testing.T) {
+	inBubble(t, rereading(two, func(s *Settings) { s.Workers = 3 }), serve(time.Millisecond, 0), func(i *fakeInstance) {
+		i.pass(time.Second)
+		i.world.forksFail(errFork)
+		i.world.any().end(exitStatus(1))
+		i.pass(time.Second)
+		op := i.reloadNow()
+		i.pass(time.Minute)
+		if err := ended(t, op); err == nil || !strings.Contains(err.Error(), "slot 0: cannot start a worker: "+errFork.Error()) {
+			t.Errorf("the reload ended with %v", err)
+		}
+		op = begun(t)(i.Scale(context.Background(), 3, false, "uid 7"))
+		i.pass(time.Minute)
+		if err := ended(t, op); err == nil || !strings.Contains(err.Error(), "slot 2: cannot start a worker") {
+			t.Errorf("the scaling ended with %v", err)
+		}
+		i.world.forksFail(nil)
+		i.pass(time.Minute)
+		if s := i.status(); s.Ready != 2 || s.Desired != 2 {
+			t.Errorf("afterwards %d of %d are ready", s.Ready, s.Desired)
+		}
+	})
+}
+
 func TestReloadWaitsWhileTooManyDrain(t *testing.T) {
 	cfg := two
 	cfg.Policy.DrainTimeout = time.Minute
