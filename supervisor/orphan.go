@@ -85,11 +85,14 @@ func (m *Master) buried(o *orphan) {
 	if m.cfg.Succession != nil {
 		of, reason = "worker of an earlier generation", opUpgrade
 	}
-	why := causeRequested
-	if !m.committed {
+	why, planned := causeRequested, m.committed
+	switch {
+	case !m.committed:
 		why = "unknown (its master had died)"
+	case last.InFlight() > 0 || last.Accepting > 0 || last.Hijacked > 0: // asked by the keeper to leave, and ended before it could
+		why, planned = "unknown (its end is in the keeper's log)", false
 	}
 	m.publish(event.Event{Kind: event.WorkerExited, Generation: last.Generation, Slot: &last.Slot, Worker: last.Worker, PID: last.PID,
 		Message: of, Time: time.Now(),
-		Exit: &event.Exit{Cause: string(why), Reason: reason, Planned: m.committed, InFlight: int(last.InFlight()), Accepting: int(last.Accepting), Idle: int(last.Idle)}})
+		Exit: &event.Exit{Cause: string(why), Reason: reason, Planned: planned, InFlight: int(last.InFlight()), Accepting: int(last.Accepting), Idle: int(last.Idle)}})
 }
