@@ -154,12 +154,11 @@ func configure(in inheritance, again *rereader, log *slog.Logger) (supervisor.Co
 		log.Warn("memory.oom.group is set: one worker that runs out of memory ends the whole container", "limit", memory.Rule)
 	}
 	again.workers = settings.Workers
-	executable, _ := os.Executable() // without it one has to be named
 	return supervisor.Config{
 		Settings: settings, Reread: again.reread, Applied: again.applied, InForce: again.list,
 		Instance: in.instance, Name: o.name, Version: version(), Generation: in.generation, KeeperPID: in.keeperPID,
 		Sockets: sockets, Lifeline: named(in.stored, lifelineName),
-		Executable: executable, Probation: o.probation, RolledBack: os.Getenv(notify.RolledBackVariable),
+		Executable: in.programPath(), Probation: o.probation, RolledBack: os.Getenv(notify.RolledBackVariable),
 		Fault: supervisor.Faults(os.Getenv(supervisor.FaultVariable)),
 		Above: os.Getenv(notify.AboveVariable) != "", Watchdog: notify.Watchdog(os.Getenv),
 	}, nil

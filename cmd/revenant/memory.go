@@ -21,6 +21,7 @@ const (
 	keptReloaded      = "reloaded configuration" // that of the last reload that came into force
 	keptBefore        = "former configuration"   // what was in force before the last upgrade
 	keptToken         = "token"                  // for /workerKiller
+	keptPath          = "path of the program"    // where an upgrade looks for the next version
 )
 
 // keepFiles puts into memory what masters shall find there. Nobody gets a token
@@ -41,6 +42,7 @@ func keepFiles(o instanceOptions) ([]notify.NamedFile, error) {
 	if o.token != "" {
 		keep(keptToken, []byte(o.token))
 	}
+	keep(keptPath, []byte(calledPath()))
 	return kept, failed
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -73,4 +75,37 @@ func (in inheritance) keepProgram() (previous int) {
 		return named(in.stored, programName)
 	}
 	return named(in.stored, previousName)
+}
+
+// calledPath is the path by which this program was called, with its symbolic
+// links: a release that turns a link to the next version is one to upgrade to. It
+// is the program's own file where the name that it was called by says nothing.
+func calledPath() string {
+	executable, _ := os.Executable() // without it one has to be named
+	called, err := exec.LookPath(os.Args[0])
+	if err == nil {
+		called, err = filepath.Abs(called)
+	}
+	if err == nil && leadsTo(called, executable) {
+		return called
+	}
+	return executable
+}
+
+func leadsTo(path, executable string) bool {
+	target, err := filepath.EvalSymlinks(path)
+	return err == nil && target == executable
+}
+
+// programPath is where an upgrade finds the next version, unless a file is named:
+// where the instance was called from, or what was named last.
+func (in inheritance) programPath() string {
+	executable, _ := os.Executable()
+	kept, err := in.text(keptPath)
+	path := string(kept)
+	if err != nil || path == "" || in.succession != nil && !leadsTo(path, executable) {
+		in.keepText(keptPath, []byte(executable))
+		return executable
+	}
+	return path
 }

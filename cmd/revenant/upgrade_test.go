@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -130,6 +131,39 @@ func TestUpgradeTakesWhatIsNowInTheFileAndGoesBackWhenThatIsGone(t *testing.T) {
 	fourth := upgraded(i, t, "--rollback")
 	if fourth.Version != first.Version || fourth.Upgrade == nil || fourth.Upgrade.Outcome != "done" {
 		t.Errorf("after the rollback %+v", fourth)
+	}
+}
+
+func TestUpgradeFollowsTheLinkThatTheInstanceWasCalledBy(t *testing.T) {
+	dir := t.TempDir()
+	current := filepath.Join(dir, "current")
+	turn := func(to string) {
+		t.Helper()
+		if err := errors.Join(os.Symlink(to, current+".new"), os.Rename(current+".new", current)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	turn(supervisortest.Binary(t))
+	i := supervisortest.BeginProgram(t, current, nil, "--workers", "1")
+	first := i.Await("ready", isReady)
+	turn(variant(t, "new"))
+	second := upgraded(i, t)
+	if second.Version == first.Version {
+		t.Errorf("version %s runs, to which the link does not lead any more", second.Version)
+	}
+	killMaster(i, t, second)
+	turn(supervisortest.Binary(t))
+	third := upgraded(i, t)
+	if third.Version != first.Version {
+		t.Errorf("after a kill and an upgrade version %s runs, want %s", third.Version, first.Version)
+	}
+	// What is named is what counts from then on.
+	named := filepath.Join(dir, "named")
+	copyFile(t, variant(t, "new"), named, 0o755)
+	upgraded(i, t, "--binary", named)
+	copyFile(t, supervisortest.Binary(t), named, 0o755)
+	if fifth := upgraded(i, t); fifth.Version != first.Version {
+		t.Errorf("version %s runs, and %s is in the file that was named", fifth.Version, first.Version)
 	}
 }
 
