@@ -65,7 +65,7 @@ type seen struct {
 
 // watch begins to watch a worker that is ready.
 func (m *Master) watch(c *child) {
-	c.life = life{interval: m.cfg.Liveness, beat: time.Now()}
+	c.life = life{interval: m.cfg.Liveness, beat: time.Now(), owes: c.life.owes}
 	if c.door >= 0 {
 		c.life.owes = "it answered no request"
 	}

@@ -248,10 +248,10 @@ func actBeat(until string) {
 		os.Exit(67)
 	}
 	for {
+		tellAbove(notify.WatchdogAlive)
 		if _, err := os.Stat(until); err == nil {
 			return
 		}
-		tellAbove(notify.WatchdogAlive)
 		time.Sleep(time.Duration(interval) * time.Microsecond / 4)
 	}
 }
