@@ -46,14 +46,14 @@ func TestCandidateThatIsReadyBecomesTheMaster(t *testing.T) {
 		i.said("X_MASTER=2", "X_SIGNAL=SIGHUP")
 		first.order("exit 0")
 		i.said("X_MASTER=2", "X_ALONE=1")
-		i.logged("orphaned worker exited", "worker", "1", "exit_code", "5")
+		i.logged("former worker exited", "worker", "1", "exit_code", "5")
 		second.kill()
 		third := i.master(3)
 		if got := third.does("inherited"); got != want {
 			t.Errorf("the third master inherits %q, the second %q", got, want)
 		}
 		third.does("say READY=1")
-		i.logged("orphaned worker exited", "worker", "2", "exit_code", "5")
+		i.logged("former worker exited", "worker", "2", "exit_code", "5")
 	})
 }
 
@@ -65,7 +65,7 @@ func TestCandidateThatDiesLeavesNothingAndDisturbsNobody(t *testing.T) {
 		second.does("listen tcp")
 		second.kill()
 		i.logged("candidate died", "generation", "2")
-		i.logged("orphaned worker exited", "worker", "2", "exit_code", "5")
+		i.logged("former worker exited", "worker", "2", "exit_code", "5")
 		if i.happened(isSaid("X_WORKER=1", "X_SIGNAL=SIGTERM")) > 0 {
 			t.Error("the worker of the generation that serves was asked to leave")
 		}
@@ -94,7 +94,7 @@ func TestLivingCandidateFollowsUponAMasterThatDies(t *testing.T) {
 			t.Errorf("masters started and workers disturbed: %d, want the first master alone", n)
 		}
 		second.does("say READY=1")
-		i.logged("orphaned worker exited", "worker", "1", "exit_code", "5")
+		i.logged("former worker exited", "worker", "1", "exit_code", "5")
 		second.does("say STOPPING=1")
 		second.order("exit 3")
 		i.ends(3)
@@ -109,7 +109,7 @@ func TestReadinessSaidWithTheLastBreathOfACandidateCounts(t *testing.T) {
 	first.order("exit 0")
 	third := i.master(3)
 	third.does("say READY=1")
-	i.logged("orphaned worker exited", "worker", "1", "exit_code", "5")
+	i.logged("former worker exited", "worker", "1", "exit_code", "5")
 }
 
 func TestReadinessSaidBeforeTheFormerMasterLeftCountsBeforeItsEnd(t *testing.T) {

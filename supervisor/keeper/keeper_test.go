@@ -58,8 +58,8 @@ func TestDeadMasterIsReplacedOnTheSameSocketsWhileWorkersServe(t *testing.T) {
 		second.does("say READY=1")
 		i.said("X_WORKER=1", "X_SIGNAL=SIGTERM")
 		i.said("X_WORKER=2", "X_SIGNAL=SIGTERM")
-		i.logged("orphaned worker exited", "worker", "1", "exit_code", "5", "generation", "1", "slot", "0")
-		i.logged("orphaned worker exited", "worker", "2", "signal", "SIGKILL")
+		i.logged("former worker exited", "worker", "1", "exit_code", "5", "generation", "1", "slot", "0")
+		i.logged("former worker exited", "worker", "2", "signal", "SIGKILL")
 		if i.happened(isSaid("X_SIGNAL=SIGTERM")) > 0 {
 			t.Error("a worker was asked twice")
 		}

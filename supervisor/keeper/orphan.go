@@ -51,7 +51,7 @@ func (k *keeper) reap(now time.Time) {
 		o := k.orphans[pid]
 		delete(k.orphans, pid)
 		if o != nil && o.generation > 0 {
-			k.Logger.Info("orphaned worker exited", append(o.facts(pid), cause(status), "asked", !o.killAt.IsZero())...)
+			k.Logger.Info("former worker exited", append(o.facts(pid), cause(status), "asked", !o.killAt.IsZero())...)
 			look = true // its own children may be ours now
 			continue
 		}
@@ -104,11 +104,11 @@ func (k *keeper) retire(pid int, o *orphan, now time.Time) {
 	facts := o.facts(pid)
 	switch {
 	case o.killAt.IsZero():
-		k.Logger.Info("orphan asked to leave", append(facts, "kill_in", humane(k.DrainTimeout))...)
+		k.Logger.Info("former worker asked to leave", append(facts, "kill_in", humane(k.DrainTimeout))...)
 		o.killAt = now.Add(k.DrainTimeout)
 		unix.Kill(pid, k.stopSignal(o))
 	case !now.Before(o.killAt):
-		k.Logger.Warn("orphan killed: it did not leave in time", facts...)
+		k.Logger.Warn("former worker killed: it did not leave in time", facts...)
 		o.killAt = now.Add(time.Second)
 		kill(pid)
 	}

@@ -20,13 +20,13 @@ func TestWorkersOfAGenerationThatNeverWasReadyLeave(t *testing.T) {
 		second := i.master(2)
 		second.worker("2", "polite")
 		second.kill()
-		i.logged("orphaned worker exited", "worker", "2", "generation", "2", "exit_code", "5")
+		i.logged("former worker exited", "worker", "2", "generation", "2", "exit_code", "5")
 		third := i.master(3)
 		if !alive(serving) {
 			t.Error("the committed generation's worker is gone before the next generation is ready")
 		}
 		third.does("say READY=1")
-		i.logged("orphaned worker exited", "worker", "1", "generation", "1", "exit_code", "5")
+		i.logged("former worker exited", "worker", "1", "generation", "1", "exit_code", "5")
 	})
 }
 
@@ -34,7 +34,7 @@ func TestWorkerStillBeingStartedWhenItsMasterDiesIsFound(t *testing.T) {
 	inBothPlaces(t, func(t *testing.T, place string) {
 		i := begin(t, place)
 		takeOverDuringStart(i)
-		i.logged("orphaned worker exited", "worker", "7", "generation", "1", "asked", "true")
+		i.logged("former worker exited", "worker", "7", "generation", "1", "asked", "true")
 	})
 }
 
@@ -46,7 +46,7 @@ func TestLookingOnceMissesAWorkerStillBeingStarted(t *testing.T) {
 	second.does("describe")
 	i.signal(unix.SIGHUP)
 	i.said("X_MASTER=2", "X_SIGNAL=SIGHUP")
-	if n := i.happened(isLog("orphan asked to leave")); n > 0 {
+	if n := i.happened(isLog("former worker asked to leave")); n > 0 {
 		t.Error("looking once found it: the test above proves nothing")
 	}
 	i.signal(unix.SIGTERM)
@@ -85,8 +85,8 @@ func TestChildrenOfAnOrphanedWorkerLeaveToo(t *testing.T) {
 	first.does("say READY=1")
 	first.kill()
 	i.master(2).does("say READY=1")
-	i.logged("orphaned worker exited", "worker", "1")
-	i.logged("orphaned worker exited", "worker", "child")
+	i.logged("former worker exited", "worker", "1")
+	i.logged("former worker exited", "worker", "child")
 	if alive(child) {
 		t.Error("the worker's child stayed")
 	}

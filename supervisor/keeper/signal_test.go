@@ -122,7 +122,7 @@ func TestStopWithoutAMasterDrainsOrphans(t *testing.T) {
 		}
 		i.logged("master died", "generation", "6") // and the next start is 800 ms away
 		i.signal(unix.SIGTERM)
-		i.logged("orphaned worker exited", "worker", "1", "exit_code", "5")
+		i.logged("former worker exited", "worker", "1", "exit_code", "5")
 		i.ends(0)
 		if n := i.happened(isLog("master started")); n != 6 {
 			t.Errorf("%d masters were started, want 6", n)
@@ -247,8 +247,8 @@ func TestEverythingBelowIsGoneAtTheEnd(t *testing.T) {
 		m.does("say READY=1")
 		m.does("say STOPPING=1")
 		m.order("exit 3")
-		i.logged("orphaned worker exited", "worker", "1", "exit_code", "5")
-		i.logged("orphaned worker exited", "worker", "2", "signal", "SIGKILL")
+		i.logged("former worker exited", "worker", "1", "exit_code", "5")
+		i.logged("former worker exited", "worker", "2", "signal", "SIGKILL")
 		i.ends(3)
 		if alive(polite) || alive(deaf) {
 			t.Error("a worker outlived its instance")
