@@ -22,17 +22,17 @@ const ancestry = 4
 
 // apply makes a candidate of the process that says MAINPID=, if it may be one.
 func (k *keeper) apply(m notify.Message, now time.Time) {
-	pidfd, err := unix.PidfdOpen(m.PID, 0)
-	if err != nil {
-		return // it has gone already
-	}
 	generation, err := k.admit(m)
-	var line int
+	var line, pidfd int
 	if err == nil {
 		line, err = notify.Detach(m.Files[0])
 	}
+	if err == nil {
+		if pidfd, err = unix.PidfdOpen(m.PID, 0); err != nil { // it has gone already
+			unix.Close(line)
+		}
+	}
 	if err != nil {
-		unix.Close(pidfd)
 		k.Logger.Warn("candidate refused", "pid", m.PID, "err", err)
 		return
 	}
