@@ -18,7 +18,7 @@ func leaks(ctx context.Context, args []string) (v verdict, err error) {
 		f.IntVar(&upgrades, "upgrades", 200, "upgrades")
 		f.IntVar(&g.things, "more", 2, "how many more descriptors, threads and goroutines are no leak")
 		f.Float64Var(&g.memory, "memory", 5, "how many percent more resident memory are no leak")
-		f.IntVar(&warm, "warm", 50, "reloads before the first look, and a tenth as many upgrades")
+		f.IntVar(&warm, "warm", 200, "reloads before the first look, so that the events which the master remembers are all there; and a tenth as many upgrades")
 	})
 	if err != nil {
 		return v, err
