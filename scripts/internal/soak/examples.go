@@ -169,7 +169,7 @@ func (e example) start(ctx context.Context, s *scene) (*stage.Instance, *stage.W
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := i.Start(ctx, nil, append([]string{"--workers", "2", "--log-format", "json"}, more...)...); err != nil {
+	if err := i.Start(ctx, nil, append([]string{"--workers", "2", "--log-format", "json", "--liveness", "3s"}, more...)...); err != nil {
 		return nil, nil, err
 	}
 	s.instances = append(s.instances, i)
