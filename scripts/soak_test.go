@@ -63,6 +63,12 @@ func TestSoakOfAContainerKeepsPID1(t *testing.T) {
 	soak(t, []string{`^kept +the container after 2 upgrades$`}, "container", "--count", "2", "--rate", "60")
 }
 
+func TestSoakOfLivenessFindsTheStoppedAndNoOther(t *testing.T) {
+	soak(t, []string{`^kept +workers of package worker that ended, in 1s with \d+ endless loops`, `^kept +workers that know nothing of us that ended, after 1s of standstill$`,
+		`^kept +the cause of a worker that was stopped, of workers of package worker$`},
+		"liveness", "--busy", "1s", "--over", "2", "--frozen", "1s", "--liveness", "2s")
+}
+
 func TestSoakSaysWhatItCanDo(t *testing.T) {
 	p := newPicture(t)
 	for _, args := range [][]string{nil, {"everything"}, {"stops", "--cuont", "1"}, {"stops", "now"}} {

@@ -154,8 +154,8 @@ func (e example) run(ctx context.Context, p plan, v *verdict) (err error) {
 	return nil
 }
 
-// start runs the example.
-func (e example) start(ctx context.Context, s *scene) (*stage.Instance, *stage.Watch, error) {
+// start runs the example, with more flags.
+func (e example) start(ctx context.Context, s *scene, flags ...string) (*stage.Instance, *stage.Watch, error) {
 	ports, err := stage.FreePorts(1)
 	if err != nil {
 		return nil, nil, err
@@ -169,7 +169,7 @@ func (e example) start(ctx context.Context, s *scene) (*stage.Instance, *stage.W
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := i.Start(ctx, nil, append([]string{"--workers", "2", "--log-format", "json", "--liveness", "3s"}, more...)...); err != nil {
+	if err := i.Start(ctx, nil, append(append([]string{"--workers", "2", "--log-format", "json", "--liveness", "3s"}, flags...), more...)...); err != nil {
 		return nil, nil, err
 	}
 	s.instances = append(s.instances, i)

@@ -22,6 +22,7 @@ const usage = `usage: scripts/soak WHAT [flags]
   stops      stops of instances behind nginx under POSTs on kept connections: no answer but 200, no reset
   leaks      reloads and upgrades: descriptors, threads, goroutines, memory and environment stay what they were
   container  upgrades of PID 1 in a container under load
+  liveness   too much work for the processors, and a standstill: no worker is taken for a hung one
   examples   the programs of worker/examples under kills, reloads, an upgrade and TERM
 
 scripts/soak WHAT -h says the flags. Without flags the figures are those of the promise, which takes
@@ -30,7 +31,7 @@ from three minutes (stops) to half an hour (leaks) on two processors; with small
 
 // kinds are what can be asked for.
 var kinds = map[string]func(context.Context, []string) (verdict, error){
-	"changes": changes, "stops": stops, "leaks": leaks, "container": container, "examples": runExamples,
+	"changes": changes, "stops": stops, "leaks": leaks, "container": container, "examples": runExamples, "liveness": liveness,
 }
 
 func main() {
