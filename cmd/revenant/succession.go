@@ -98,12 +98,14 @@ func leadsTo(path, executable string) bool {
 }
 
 // programPath is where an upgrade finds the next version, unless a file is named:
-// where the instance was called from, or what was named last.
+// where the instance was called from, or what was named last; after a return to
+// the program before, that one's own file and not the one that was no good.
 func (in inheritance) programPath() string {
 	executable, _ := os.Executable()
 	kept, err := in.text(keptPath)
 	path := string(kept)
-	if err != nil || path == "" || in.succession != nil && !leadsTo(path, executable) {
+	changed := in.succession != nil || os.Getenv(notify.RolledBackVariable) != ""
+	if err != nil || path == "" || changed && !leadsTo(path, executable) {
 		in.keepText(keptPath, []byte(executable))
 		return executable
 	}
