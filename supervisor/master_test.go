@@ -209,6 +209,46 @@ func TestInstanceThatServedOnceNeverGivesUp(t *testing.T) {
 	})
 }
 
+func TestWatchdogAboveIsFedOnlyWhileSomebodyServesOrStarts(t *testing.T) {
+	cfg := two
+	cfg.Watchdog = 2 * time.Second
+	var ill atomic.Bool
+	inBubble(t, cfg, func(p *fakeProcess) {
+		if !ill.Load() {
+			serve(time.Millisecond, 0)(p)
+		} else {
+			crash(time.Millisecond, exitStatus(1))(p)
+		}
+	}, func(i *fakeInstance) {
+		fed := func(span time.Duration) (n int) {
+			before := len(i.world.heard())
+			i.pass(span)
+			for _, said := range i.world.heard()[before:] {
+				if said == notify.WatchdogAlive {
+					n++
+				}
+			}
+			return n
+		}
+		if n := fed(time.Minute); n < 59 || n > 61 {
+			t.Errorf("fed %d times in a minute, want once a second", n)
+		}
+		ill.Store(true)
+		for range 2 {
+			i.world.any().end(exitStatus(1))
+		}
+		i.pass(time.Minute) // the pauses are long now
+		if n := fed(25 * time.Second); n > 2 {
+			t.Errorf("fed %d times while every worker crashes", n)
+		}
+		ill.Store(false)
+		i.pass(31 * time.Second)
+		if n := fed(time.Minute); n < 59 {
+			t.Errorf("fed %d times in a minute once workers serve again", n)
+		}
+	})
+}
+
 func TestCrashLoopEndsTheInstanceOnlyWhenAskedTo(t *testing.T) {
 	cfg := two
 	cfg.Policy.ExitOnCrashLoop = true
