@@ -69,17 +69,23 @@ func TestThousandRespawnsLeakNothing(t *testing.T) {
 	}
 }
 
-// killEach kills every worker that becomes ready until n have ended.
+// killEach kills every worker that becomes ready until n have ended, and returns
+// when none of those that it killed is left.
 func killEach(t testing.TB, events <-chan event.Event, n int) {
 	t.Helper()
-	for n > 0 {
+	killed := map[int]bool{}
+	for n > 0 || len(killed) > 0 {
 		e := supervisortest.AwaitEvent(t, events, "a worker ready or gone", func(e event.Event) bool {
 			return e.Kind == event.WorkerReady || e.Kind == event.WorkerExited || e.Kind == event.Lost
 		})
 		switch e.Kind {
 		case event.WorkerReady:
-			_ = unix.Kill(e.PID, unix.SIGKILL)
+			if n > 0 {
+				killed[e.PID] = true
+				_ = unix.Kill(e.PID, unix.SIGKILL)
+			}
 		case event.WorkerExited:
+			delete(killed, e.PID)
 			n--
 		case event.Lost:
 			t.Fatal("the test follows too slowly")
