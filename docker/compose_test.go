@@ -24,6 +24,7 @@ type project struct {
 	env  []string
 
 	front, one, two, standby string // where they are published
+	site                     string // a copy of the shipped one, with the addresses of a network that is free
 }
 
 // newProject needs the tool; nothing is started yet.
@@ -39,11 +40,14 @@ func newProject(t *testing.T, version string) *project {
 	p.front, p.one, p.two, p.standby = address(), address(), address(), address()
 	instance, front := p.name+"-instance", p.name+"-front"
 	images[instance], images[front] = true, true
+	network := freeNetwork(t)
+	p.site = siteOn(t, network)
 	p.env = append(os.Environ(),
 		"DOCKER_BUILDKIT=0", "COMPOSE_DOCKER_CLI_BUILD=0",
 		"COMPOSE_PROJECT_NAME="+p.name,
 		"GO_IMAGE="+goStandIn(t), "RUN_IMAGE="+runStandIn(t), "NGINX_IMAGE="+nginxStandIn(t),
 		"REVENANT_IMAGE="+instance, "NGINX_FRONT_IMAGE="+front,
+		"NETWORK="+network, "SITE="+p.site,
 		"FRONT="+p.front, "ONE="+p.one, "TWO="+p.two, "STANDBY="+p.standby,
 		"REVENANT_CHAOS=true",
 	)

@@ -20,13 +20,16 @@ import (
 )
 
 // prefix begins the name of everything these tests make.
-var prefix = fmt.Sprintf("revenant-test-%d", os.Getpid())
+var prefix = fmt.Sprintf("%s%d", anyRun, os.Getpid())
+
+// anyRun begins the prefix of every run.
+const anyRun = "revenant-test-"
 
 // images are those made so far; TestMain removes them.
 var images = map[string]bool{}
 
 func TestMain(m *testing.M) {
-	// The compose file has fixed addresses: one run at a time on a machine.
+	// One run at a time on a machine: then whatever another one has left is nobody's.
 	lock, err := os.OpenFile(filepath.Join(os.TempDir(), "revenant-docker-test.lock"), os.O_CREATE|os.O_RDWR, 0o666)
 	if err == nil {
 		err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX)
@@ -35,6 +38,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "cannot lock out other runs of these tests:", err)
 		os.Exit(1)
 	}
+	sweep()
 	cache := buildCache()
 	code := m.Run()
 	if err := cleanUp(cache); err != nil {

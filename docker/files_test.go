@@ -94,8 +94,8 @@ func TestAddressesOfTheComposeFileAreThoseOfTheSite(t *testing.T) {
 	address := regexp.MustCompile(`10\.\d+\.\d+\.\d+`)
 	_, services, _ := strings.Cut(read(t, "compose.yaml"), "\nservices:")
 	compose := map[string]string{}
-	for _, match := range regexp.MustCompile(`(?s)\n  (\w+):\n.*?ipv4_address: ([\d.]+)`).FindAllStringSubmatch(services, -1) {
-		compose[match[1]] = match[2]
+	for _, match := range regexp.MustCompile(`(?s)\n  (\w+):\n.*?ipv4_address: "\$\{NETWORK:-([\d.]+)\}(\.\d+)"`).FindAllStringSubmatch(services, -1) {
+		compose[match[1]] = match[2] + match[3]
 	}
 	want := map[string][]string{
 		"servers.conf":    {compose["one"], compose["two"]},

@@ -201,7 +201,7 @@ func (m *Master) exited(x exit) {
 	last := c.board.Snapshot()
 	m.state.addTotals(last)
 	m.platform.remove(boardName(c.id))
-	m.forgetOutput(c.output)
+	defer m.forgetOutput(c.output) // the successor does not wait for it
 	defer c.board.Close()
 	c.letAccept()
 	c.closeDoor()

@@ -89,6 +89,9 @@ func (m *Master) openOutput(who scoreboard.Identity) (*workerOutput, [2]int, err
 			closeAll(ends[:i])
 			return nil, ends, fmt.Errorf("cannot make the pipes for its output: %w", err)
 		}
+		if step := m.cfg.Program.Step; step != nil && step.User != nil {
+			_ = unix.Fchown(w, step.User.UID, step.User.GID) // for those who open /dev/stderr
+		}
 		o.read, ends[i] = append(o.read, os.NewFile(uintptr(r), o.name)), w
 		fds = append(fds, r)
 	}

@@ -95,6 +95,14 @@ func readBadly(t *testing.T) (*piped, *os.File) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.Close() })
+	p := beginPiped(t, w)
+	t.Cleanup(func() { _ = w.Close() })
+	return p, r
+}
+
+// beginPiped begins an instance with that stderr.
+func beginPiped(t *testing.T, w *os.File) *piped {
+	t.Helper()
 	p := &piped{Client: nil}
 	dir := openDir(t)
 	p.Cmd = exec.Command(supervisortest.Binary(t), "run", "--runtime-dir", dir, "--name", "t", "--listen", "tcp://127.0.0.1:0", "--workers", "2", "--chaos")
@@ -108,9 +116,8 @@ func readBadly(t *testing.T) (*piped, *os.File) {
 	go func() { _ = p.Wait(); close(p.exited) }()
 	t.Cleanup(func() { _ = p.Process.Kill(); <-p.exited })
 	p.Client = control.Dial(controlSocket(dir+"/t"), func() bool { return claimed(dir + "/t") })
-	t.Cleanup(func() { _ = w.Close() })
 	p.w = w
-	return p, r
+	return p
 }
 
 // piped is an instance whose stderr the test holds both ends of.
@@ -187,6 +194,54 @@ func TestClosedReaderOfStderrEndsNobody(t *testing.T) {
 	}
 	signalNow(t, before.Workers[1].PID, unix.SIGKILL)
 	p.await(t, "healed", func(s supervisor.Status) bool { return isReady(s) && s.Workers[1].PID != before.Workers[1].PID })
+	signalNow(t, p.Process.Pid, unix.SIGTERM)
+	<-p.exited
+	if code := p.ProcessState.ExitCode(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// disk takes so many bytes and is full.
+type disk struct {
+	bytes.Buffer
+	room int
+}
+
+func (d *disk) Write(p []byte) (int, error) {
+	n := min(len(p), d.room)
+	d.room -= n
+	d.Buffer.Write(p[:n])
+	if n < len(p) {
+		return n, unix.ENOSPC
+	}
+	return n, nil
+}
+
+func TestHalfALineOnAFullDiskIsEndedBeforeTheNext(t *testing.T) {
+	d := &disk{room: 8}
+	w := newAsyncWriter(d)
+	w.writeAll([]byte("first\nsecond\nthird\n"), 3)
+	if lost := w.lost.Load(); lost != 3 {
+		t.Errorf("%d lines count as lost, want 3", lost)
+	}
+	d.room = 1000
+	w.writeAll([]byte("fourth\n"), 1)
+	w.flush()
+	if want := "first\nse\nfourth\nlevel=WARN msg=\"log lines lost: stderr was not read\" count=3\n"; d.String() != want {
+		t.Errorf("on the disk is %q, want %q", d.String(), want)
+	}
+}
+
+func TestFullDiskUnderTheLogStopsNobody(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	p := beginPiped(t, full)
+	before := p.await(t, "ready", isReady)
+	signalNow(t, before.Workers[0].PID, unix.SIGQUIT) // it prints a lot
+	p.await(t, "healed", func(s supervisor.Status) bool { return isReady(s) && s.Workers[0].PID != before.Workers[0].PID })
 	signalNow(t, p.Process.Pid, unix.SIGTERM)
 	<-p.exited
 	if code := p.ProcessState.ExitCode(); code != exitOK {

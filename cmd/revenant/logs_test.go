@@ -154,3 +154,14 @@ func TestLogsRefusesWhatItCannotUnderstand(t *testing.T) {
 		t.Errorf("logs of nobody exits with %d and says %s", code, errs)
 	}
 }
+
+// Some programs open /dev/stderr anew, which for a pipe asks for the rights on it.
+func TestWorkerOfAnotherUserMayOpenItsOutputAgain(t *testing.T) {
+	needRoot(t)
+	i := supervisortest.Begin(t, nil, "--workers", "1", "--user", fmt.Sprint(nobody), "--group", fmt.Sprint(nobody), "--chdir", "/",
+		"--", "sh", "-c", "echo hello >/dev/stderr; exec sleep 60")
+	awaitTrue(t, "the line", func() bool {
+		out, _, _ := client(i, t, "logs", "-n", "1")
+		return strings.HasSuffix(out, " g1 s0 w1 err | hello\n")
+	})
+}

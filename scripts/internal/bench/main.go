@@ -20,6 +20,10 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 3 && os.Args[1] == printer {
+		printAway(os.Args[2])
+		return
+	}
 	// What is started ends with this thread, should the benchmark be killed.
 	runtime.LockOSThread()
 	os.Exit(run())
@@ -50,6 +54,7 @@ var rows = []row{
 	{"cost", "CPU per request against one plain Go process", "<= 1.10 times", cost},
 	{"memory", "keeper and master together, PSS", "<= 24 MiB", memory},
 	{"idle", "an idle instance with 64 workers", "< 0.5 % of a core", idle},
+	{"output", "64 workers print 1 MiB/s each; 2 print all they can, and nobody reads the log", "master <= 48 MiB, ps and a respawn go on", chatter},
 	{"crashloop", "workers that exit at once, for 30 s", "<= 12 starts a slot, master < 2 % of a core, control < 50 ms, heals", crashLoop},
 }
 

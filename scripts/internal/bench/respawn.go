@@ -52,7 +52,12 @@ func respawn(ctx context.Context, b *bench) (got result, err error) {
 // lets the slot rest: one may spend a fifth of its time starting, and this
 // measures starting, not waiting.
 func respawnOnce(ctx context.Context, watch *stage.Watch, slot int) (time.Duration, error) {
-	if err := watch.AwaitReady(ctx, 2); err != nil {
+	return respawnOnceOf(ctx, watch, slot, 2)
+}
+
+// respawnOnceOf is respawnOnce for so many workers.
+func respawnOnceOf(ctx context.Context, watch *stage.Watch, slot, workers int) (time.Duration, error) {
+	if err := watch.AwaitReady(ctx, workers); err != nil {
 		return 0, err
 	}
 	victim := watch.Ready()[slot]
@@ -70,7 +75,7 @@ func respawnOnce(ctx context.Context, watch *stage.Watch, slot int) (time.Durati
 	if err != nil {
 		return 0, err
 	}
-	if err := watch.AwaitReady(ctx, 2); err != nil {
+	if err := watch.AwaitReady(ctx, workers); err != nil {
 		return 0, err
 	}
 	took := successor.Time.Sub(killed)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -22,6 +23,11 @@ type scene struct {
 
 // scene starts n instances with the same flags.
 func (b *bench) scene(ctx context.Context, n int, flags ...string) (*scene, error) {
+	return b.sceneTo(ctx, nil, n, flags...)
+}
+
+// sceneTo is scene with somewhere for what the instances say.
+func (b *bench) sceneTo(ctx context.Context, log io.Writer, n int, flags ...string) (*scene, error) {
 	s := &scene{}
 	ports, err := stage.FreePorts(n)
 	if err != nil {
@@ -32,7 +38,7 @@ func (b *bench) scene(ctx context.Context, n int, flags ...string) (*scene, erro
 		instance := &stage.Instance{
 			Binary: b.binary, Name: fmt.Sprintf("b%d", b.names), RuntimeDir: filepath.Join(b.dir, "run"), Listen: stage.Target(port),
 		}
-		if err := instance.Start(ctx, nil, append([]string{"--log-format", "json"}, flags...)...); err != nil {
+		if err := instance.Start(ctx, log, append([]string{"--log-format", "json"}, flags...)...); err != nil {
 			return s, err
 		}
 		s.instances = append(s.instances, instance)

@@ -63,7 +63,7 @@ func run() int {
 	flag.StringVar(&o.image, "image", "", "the new version, as an image for the services of the compose file")
 	flag.StringVar(&o.config, "nginx", "", "the configuration that nginx runs with (nginx -c)")
 	flag.StringVar(&o.prefix, "prefix", "", "the folder that nginx runs in (nginx -p); that of --nginx by default")
-	flag.StringVar(&o.site, "site", "", "the folder of servers.conf and standby.conf; site beside --nginx, or beside --compose, by default")
+	flag.StringVar(&o.site, "site", "", "the folder of servers.conf and standby.conf; site beside --nginx, or that of the compose file, by default")
 	flag.StringVar(&o.compose, "compose", "", "the compose file, with --image (default docker/compose.yaml of this project)")
 	flag.StringVar(&o.standby, "standby", "standby", "the instance that stands in; started where standby.conf has it")
 	flag.StringVar(&o.runtimeDir, "runtime-dir", os.Getenv("REVENANT_RUNTIME_DIR"), "folder of the control sockets, if it is not the default one")
@@ -112,7 +112,9 @@ func (o *options) complete() error {
 		if o.compose == "" {
 			o.compose, err = shippedCompose()
 		}
-		o.site = defaultTo(o.site, filepath.Join(filepath.Dir(o.compose), "site"))
+		if o.site = defaultTo(o.site, defaultTo(os.Getenv("SITE"), "site")); !filepath.IsAbs(o.site) {
+			o.site = filepath.Join(filepath.Dir(o.compose), o.site)
+		}
 		if o.settle == 0 {
 			o.settle = 3 * time.Second
 		}

@@ -34,6 +34,22 @@ func CPU(pids ...int) (time.Duration, error) {
 	return sum, nil
 }
 
+// PeakRSS is the most memory in bytes that a process ever had, shared pages counted
+// in full.
+func PeakRSS(pid int) (int64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, fmt.Errorf("cannot read the memory of pid %d: %w", pid, err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if fields := strings.Fields(line); len(fields) >= 2 && fields[0] == "VmHWM:" {
+			kib, err := strconv.ParseInt(fields[1], 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, fmt.Errorf("cannot read the memory of pid %d: the kernel does not say it", pid)
+}
+
 // PSS is the memory of processes in bytes, each shared page counted in part.
 func PSS(pids ...int) (int64, error) {
 	var sum int64
