@@ -111,14 +111,21 @@ func bind(ctx context.Context, address Address) (*Socket, error) {
 }
 
 // beforeBind makes a unix socket appear with no more rights than were asked
-// for: the mode of the socket, less the umask, is that of the path.
+// for: the mode of the socket, less the umask, is that of the path. A TCP socket
+// hands TCP_NODELAY on to its connections: most servers set it themselves, but one
+// that takes the listener for another kind (uvicorn --fd) does not, and its client's
+// delayed acknowledgement holds the second half of each answer up for 40 ms.
 func (a Address) beforeBind(_, _ string, conn syscall.RawConn) error {
-	if a.mode == 0 {
-		return nil
-	}
-	var chmodErr error
-	err := conn.Control(func(fd uintptr) { chmodErr = unix.Fchmod(int(fd), uint32(a.mode)) })
-	return errors.Join(err, chmodErr)
+	var optionErr error
+	err := conn.Control(func(fd uintptr) {
+		switch {
+		case a.network == "tcp":
+			optionErr = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+		case a.mode != 0:
+			optionErr = unix.Fchmod(int(fd), uint32(a.mode))
+		}
+	})
+	return errors.Join(err, optionErr)
 }
 
 func duplicate(conn syscall.Conn, address Address) (*Socket, error) {

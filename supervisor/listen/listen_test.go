@@ -130,6 +130,25 @@ func TestBindIsPlainTCPAndShared(t *testing.T) {
 	}
 }
 
+// A program that writes an answer in two pieces must not wait for the client's
+// delayed acknowledgement in between, 40 ms on each request. Connections have the
+// option from the socket that they came by.
+func TestConnectionsOfABoundSocketSendAtOnce(t *testing.T) {
+	for _, value := range []string{"tcp://127.0.0.1:0", "tcp://[::1]:0", "tcp://:0"} {
+		s := mustBind(t, value)
+		dial(t, s)
+		waitUntil(t, "a connection waits", s.Pending)
+		fd, _, err := unix.Accept4(s.FD(), unix.SOCK_CLOEXEC)
+		if err != nil {
+			t.Fatalf("accept: %v", err)
+		}
+		defer unix.Close(fd)
+		if on, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY); err != nil || on == 0 {
+			t.Errorf("TCP_NODELAY of a connection to %s = %d, %v, want it on", value, on, err)
+		}
+	}
+}
+
 func TestBindSaysWhoHoldsTheAddress(t *testing.T) {
 	me, err := os.ReadFile("/proc/self/comm")
 	if err != nil {
