@@ -59,15 +59,14 @@ type asyncWriter struct {
 	to    io.Writer
 	lines chan line
 	lost  atomic.Int64
-	torn  bool // what was written last ended within a line; drain's own
+	torn  bool  // what was written last ended within a line; drain's own
+	err   error // why something could not be written last; drain's own
 }
 
-// line is what to write, or with done only a place in the queue. It may be many
-// lines: count.
+// line is what to write, one or many, or with done only a place in the queue.
 type line struct {
-	text  []byte
-	count int64
-	done  chan<- struct{}
+	text []byte
+	done chan<- struct{}
 }
 
 // begin starts the goroutine. It is called before the writer is shared, and
@@ -87,7 +86,7 @@ func (w *asyncWriter) Write(p []byte) (int, error) {
 		return w.to.Write(p)
 	}
 	select {
-	case w.lines <- line{text: bytes.Clone(p), count: 1}:
+	case w.lines <- line{text: bytes.Clone(p)}:
 	default:
 		w.lost.Add(1)
 	}
@@ -96,13 +95,13 @@ func (w *asyncWriter) Write(p []byte) (int, error) {
 
 // writeAll writes many lines at once and waits until that was done, however long
 // it takes. The text is the caller's again afterwards.
-func (w *asyncWriter) writeAll(text []byte, count int) {
+func (w *asyncWriter) writeAll(text []byte) {
 	if w.lines == nil {
 		_, _ = w.to.Write(text)
 		return
 	}
 	done := make(chan struct{})
-	w.lines <- line{text, int64(count), done}
+	w.lines <- line{text, done}
 	<-done
 }
 
@@ -125,21 +124,52 @@ func (w *asyncWriter) drain(notice slog.Handler) {
 // put writes lines and tells whether that worked. A full disk may take the half of
 // one; it is ended before the next.
 func (w *asyncWriter) put(l line) bool {
-	if l.text == nil {
-		return true
-	}
 	text := l.text
-	if w.torn {
-		text = append([]byte{'\n'}, text...)
+	if w.torn && len(text) > 0 {
+		if _, err := w.to.Write([]byte{'\n'}); err != nil {
+			return w.lose(text, err)
+		}
+		w.torn = false
 	}
-	n, err := w.to.Write(text)
-	if n > 0 {
-		w.torn = text[n-1] != '\n'
+	for len(text) > 0 {
+		piece := text[:wholeLines(text)]
+		n, err := w.to.Write(piece)
+		if n > 0 {
+			w.torn = piece[n-1] != '\n'
+		}
+		if err != nil {
+			return w.lose(text[n:], err)
+		}
+		text = text[len(piece):]
 	}
-	if err != nil {
-		w.lost.Add(l.count)
+	return true
+}
+
+// lose counts the lines that were not written to their end.
+func (w *asyncWriter) lose(text []byte, err error) bool {
+	w.lost.Add(int64(bytes.Count(text, []byte{'\n'})))
+	w.err = err
+	return false
+}
+
+// unmixed is how much is written at once. Keeper, masters and workers share
+// stderr, and of more than that (PIPE_BUF) a pipe that is nearly full takes a part,
+// then something of another process, and then the rest.
+const unmixed = 4096
+
+// wholeLines is the length of as many lines as are written at once, or of one that
+// is longer.
+func wholeLines(text []byte) int {
+	if len(text) <= unmixed {
+		return len(text)
 	}
-	return err == nil
+	if end := bytes.LastIndexByte(text[:unmixed], '\n'); end >= 0 {
+		return end + 1
+	}
+	if end := bytes.IndexByte(text, '\n'); end >= 0 {
+		return end + 1
+	}
+	return len(text)
 }
 
 // writeInBackground makes the caller's goroutine one that a terminal with "stty
@@ -158,11 +188,17 @@ func (w *asyncWriter) tell(n int64, notice slog.Handler) {
 	if n == 0 {
 		return
 	}
-	r := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines lost: stderr was not read", 0)
+	why := "stderr was not read"
+	if w.err != nil {
+		why = cause(w.err).Error()
+	}
+	r := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines lost: "+why, 0)
 	r.AddAttrs(slog.Int64("count", n))
 	if notice.Handle(context.Background(), r) != nil {
 		w.lost.Add(n)
+		return
 	}
+	w.err = nil
 }
 
 // flush waits until everything said so far was written, for a moment at most.

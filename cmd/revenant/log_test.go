@@ -81,7 +81,7 @@ func TestLinesThatNobodyReadsAreCountedAndSaidLater(t *testing.T) {
 	g.fail(nil)
 	_, _ = w.Write([]byte("back\n"))
 	w.flush()
-	if want := "back\nlevel=WARN msg=\"log lines lost: stderr was not read\" count=3\n"; g.text.String() != want {
+	if want := "back\nlevel=WARN msg=\"log lines lost: gone\" count=3\n"; g.text.String() != want {
 		t.Errorf("written was %q, want %q", g.text.String(), want)
 	}
 }
@@ -201,6 +201,33 @@ func TestClosedReaderOfStderrEndsNobody(t *testing.T) {
 	}
 }
 
+// pieces are writes, one by one.
+type pieces [][]byte
+
+func (p *pieces) Write(b []byte) (int, error) {
+	*p = append(*p, bytes.Clone(b))
+	return len(b), nil
+}
+
+// A pipe that several processes write into mixes what is more than PIPE_BUF.
+func TestRecordsAreWrittenInPiecesThatAPipeDoesNotMix(t *testing.T) {
+	var p pieces
+	w := newAsyncWriter(&p)
+	short, long := strings.Repeat("s", 99)+"\n", strings.Repeat("l", 10_000)+"\n"
+	text := strings.Repeat(short, 100) + long + short + long + long + strings.Repeat(short, 40)
+	w.writeAll([]byte(text))
+	whole := ""
+	for _, piece := range p {
+		whole += string(piece)
+		if lines := bytes.Count(piece, []byte{'\n'}); len(piece) > 4096 && lines != 1 || piece[len(piece)-1] != '\n' {
+			t.Errorf("a piece has %d bytes of %d lines and ends with %q", len(piece), lines, piece[len(piece)-1])
+		}
+	}
+	if whole != text || len(p) > 9 {
+		t.Errorf("%d bytes became %d in %d pieces", len(text), len(whole), len(p))
+	}
+}
+
 // disk takes so many bytes and is full.
 type disk struct {
 	bytes.Buffer
@@ -220,14 +247,18 @@ func (d *disk) Write(p []byte) (int, error) {
 func TestHalfALineOnAFullDiskIsEndedBeforeTheNext(t *testing.T) {
 	d := &disk{room: 8}
 	w := newAsyncWriter(d)
-	w.writeAll([]byte("first\nsecond\nthird\n"), 3)
+	w.writeAll([]byte("first\nsecond\nthird\n"))
+	if lost := w.lost.Load(); lost != 2 {
+		t.Errorf("%d lines count as lost, want 2", lost)
+	}
+	w.writeAll([]byte("full\n"))
 	if lost := w.lost.Load(); lost != 3 {
 		t.Errorf("%d lines count as lost, want 3", lost)
 	}
 	d.room = 1000
-	w.writeAll([]byte("fourth\n"), 1)
+	w.writeAll([]byte("fourth\n"))
 	w.flush()
-	if want := "first\nse\nfourth\nlevel=WARN msg=\"log lines lost: stderr was not read\" count=3\n"; d.String() != want {
+	if want := "first\nse\nfourth\nlevel=WARN msg=\"log lines lost: no space left on device\" count=3\n"; d.String() != want {
 		t.Errorf("on the disk is %q, want %q", d.String(), want)
 	}
 }

@@ -48,16 +48,14 @@ func copyOutput(from *output.Follower, notice slog.Handler, record func(output.L
 		if len(lines) == 0 {
 			return
 		}
-		count := 0
 		for _, l := range lines {
-			text = record(l, text)
-			if count++; len(text) >= written {
-				stderr.writeAll(text, count)
-				text, count = text[:0], 0
+			if text = record(l, text); len(text) >= written {
+				stderr.writeAll(text)
+				text = text[:0]
 			}
 		}
-		if count > 0 {
-			stderr.writeAll(text, count)
+		if len(text) > 0 {
+			stderr.writeAll(text)
 			text = text[:0]
 		}
 	}
