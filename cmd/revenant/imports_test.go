@@ -23,7 +23,7 @@ var rules = map[string][]string{
 	"cmd/revenant/configfile": {"github.com/pelletier/go-toml/v2"},
 	"supervisor/control":      {"supervisor", "supervisor/event", "supervisor/output", "golang.org/x/sys"},
 	"supervisor": {
-		"supervisor/cgroup", "supervisor/command", "supervisor/event", "supervisor/listen", "supervisor/notify", "supervisor/output", "supervisor/tree", "worker/scoreboard",
+		"supervisor/cgroup", "supervisor/command", "supervisor/event", "supervisor/listen", "supervisor/notify", "supervisor/output", "supervisor/sockdiag", "supervisor/tree", "worker/scoreboard",
 		"github.com/cloudflare/tableflip", "github.com/prometheus/procfs", "golang.org/x/sys",
 	},
 	"supervisor/keeper":         {"supervisor/notify", "golang.org/x/sys"},
@@ -32,6 +32,7 @@ var rules = map[string][]string{
 	"supervisor/listen":         {"golang.org/x/sys"},
 	"supervisor/event":          {},
 	"supervisor/output":         {},
+	"supervisor/sockdiag":       {"golang.org/x/sys"},
 	"supervisor/tree":           {"golang.org/x/sys"},
 	"supervisor/cgroup":         {"go.uber.org/automaxprocs", "golang.org/x/sys"},
 	"supervisor/supervisortest": {"supervisor", "supervisor/control", "supervisor/event", "golang.org/x/sys"},
