@@ -6,4 +6,5 @@ import "golang.org/x/sys/unix"
 const (
 	oldPoll   = unix.SYS_POLL
 	oldSelect = unix.SYS_SELECT
+	oldEpoll  = unix.SYS_EPOLL_WAIT
 )

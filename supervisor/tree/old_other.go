@@ -4,6 +4,7 @@ package tree
 
 // The architecture has no such system calls, or we do not know their numbers.
 const (
-	oldPoll   = -1
-	oldSelect = -1
+	oldPoll   = -2
+	oldSelect = -3
+	oldEpoll  = -4
 )

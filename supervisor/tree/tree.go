@@ -62,8 +62,10 @@ type Stat struct {
 
 // StatOf reads what the kernel says of a process. The zero Stat is that of one
 // that is gone.
-func StatOf(pid int) (s Stat) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+func StatOf(pid int) Stat { return statAt(fmt.Sprintf("/proc/%d/stat", pid)) }
+
+func statAt(path string) (s Stat) {
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return s
 	}
@@ -101,6 +103,23 @@ func Environ(pid int) map[string]string {
 func Holds(pid int, sockets []uint64) (bool, error) {
 	open, _, err := files(pid, sockets)
 	return len(open) > 0, err
+}
+
+// Sockets lists the inodes of all sockets that a process has open.
+func Sockets(pid int) (inodes []uint64, err error) {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, ignoreGone(err)
+	}
+	for _, e := range entries {
+		target, _ := os.Readlink(dir + "/" + e.Name())
+		if text, is := strings.CutPrefix(target, "socket:["); is {
+			inode, _ := strconv.ParseUint(strings.TrimSuffix(text, "]"), 10, 64)
+			inodes = append(inodes, inode)
+		}
+	}
+	return inodes, nil
 }
 
 // files are the descriptors of a process that are one of the sockets, and those

@@ -5,11 +5,13 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,6 +21,13 @@ const patience = 30 * time.Second
 
 // roleVariable makes the test binary a process to look at.
 const roleVariable = "TREE_TEST_ROLE"
+
+// The main goroutine of a role stays on the first thread.
+func init() {
+	if os.Getenv(roleVariable) != "" {
+		runtime.LockOSThread()
+	}
+}
 
 func TestMain(m *testing.M) {
 	if role := os.Getenv(roleVariable); role != "" {
@@ -55,6 +64,16 @@ func act(role string) {
 		_, _, _ = unix.Accept(3)
 	case "poll-other":
 		_, _ = unix.Poll([]unix.PollFd{{Fd: 0, Events: unix.POLLERR}}, -1)
+	case "busy": // with the listener in an epoll instance, as in an event loop
+		_ = unix.EpollCtl(must(unix.EpollCreate1(0)), unix.EPOLL_CTL_ADD, 3, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: 3})
+		for {
+		}
+	case "locked", "locked-a-while":
+		word, limit := uint32(1), &unix.Timespec{Sec: 60}
+		if role == "locked" {
+			limit = nil
+		}
+		_, _, _ = unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(&word)), 0x80, 1, uintptr(unsafe.Pointer(limit)), 0, 0)
 	case "idle", "parent":
 		if role == "parent" {
 			_, _ = syscall.ForkExec("/proc/self/exe", []string{"child"}, &syscall.ProcAttr{
@@ -62,6 +81,13 @@ func act(role string) {
 		}
 		select {}
 	}
+}
+
+func must(fd int, err error) int {
+	if err != nil {
+		panic(err)
+	}
+	return fd
 }
 
 // listener is a socket and its inode.
@@ -200,5 +226,50 @@ func TestEpollOfAKernelThatTellsNoInodeIsRead(t *testing.T) {
 	}
 	if polled("tfd: 5 events: 4 data: 5 pos:0 ino:7 sdev:8\n", map[int]bool{5: true}, []uint64{7}) {
 		t.Error("who waits to write does not accept")
+	}
+}
+
+func TestThreadThatSleepsForConnectionsIsToldFromOneThatOnlyCould(t *testing.T) {
+	socket, inode := listener(t)
+	for _, role := range []string{"epoll", "poll", "select", "accept", "parent"} {
+		pid := start(t, role, socket)
+		await(t, role+" sleeps there", func() bool { now, err := Waiting(pid, []uint64{inode}); return now && err == nil })
+	}
+	pid := start(t, "busy", socket)
+	await(t, "it could take one", func() bool { waits, _ := Waits(pid, []uint64{inode}); return waits })
+	await(t, "it does not", func() bool { now, err := Waiting(pid, []uint64{inode}); return !now && err == nil })
+}
+
+func TestThreadThatSpinsNeverSleepsAndOneThatWaitsForASiblingIsDeadlocked(t *testing.T) {
+	socket, _ := listener(t)
+	pid := start(t, "busy", socket)
+	before := threadsOf(t, pid)[0]
+	await(t, "it used CPU without a pause", func() bool {
+		now := threadsOf(t, pid)[0]
+		if now.Sleeps != before.Sleeps { // it was still on its way there
+			before = now
+		}
+		return now.CPU > before.CPU+10 && !now.Deadlocked
+	})
+	for role, deadlocked := range map[string]bool{"locked": true, "locked-a-while": false, "poll": false} {
+		pid := start(t, role, socket)
+		await(t, role, func() bool { return StatOf(pid).State == 'S' && threadsOf(t, pid)[0].Deadlocked == deadlocked })
+	}
+}
+
+func threadsOf(t *testing.T, pid int) []Thread {
+	t.Helper()
+	threads, err := Threads(pid)
+	if err != nil || len(threads) == 0 {
+		t.Fatalf("threads %v, %v", threads, err)
+	}
+	return threads
+}
+
+func TestSocketsOfAProcessAreListed(t *testing.T) {
+	socket, inode := listener(t)
+	found, err := Sockets(start(t, "idle", socket))
+	if err != nil || !slices.Contains(found, inode) {
+		t.Errorf("%d is not among %v, %v", inode, found, err)
 	}
 }

@@ -12,13 +12,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Waits tells whether a process or one of its descendants waits for connections
-// on one of the sockets, which are given by their inodes: inside accept, poll,
-// select or with epoll. io_uring does not show.
-func Waits(pid int, sockets []uint64) (bool, error) {
+// Waits tells whether a process or one of its descendants is set to take
+// connections from one of the sockets, which are given by their inodes: it sleeps
+// inside accept, poll or select, or has it in an epoll instance. io_uring does not
+// show.
+func Waits(pid int, sockets []uint64) (bool, error) { return anyWaits(pid, sockets, false) }
+
+// Waiting tells whether a thread of these sleeps there at this moment. Who does
+// something else, or nothing more, waits only in the sense of Waits.
+func Waiting(pid int, sockets []uint64) (bool, error) { return anyWaits(pid, sockets, true) }
+
+func anyWaits(pid int, sockets []uint64, now bool) (bool, error) {
 	var hidden error
 	for _, p := range Of(pid) {
-		waits, err := processWaits(p, sockets)
+		waits, err := processWaits(p, sockets, now)
 		if waits {
 			return true, nil
 		}
@@ -29,25 +36,25 @@ func Waits(pid int, sockets []uint64) (bool, error) {
 	return false, hidden
 }
 
-func processWaits(pid int, sockets []uint64) (bool, error) {
+func processWaits(pid int, sockets []uint64, now bool) (bool, error) {
 	open, polls, err := files(pid, sockets)
 	if len(open) == 0 || err != nil {
 		return false, err
 	}
+	watching := map[int]bool{}
 	for _, fd := range polls {
-		if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", pid, fd)); err == nil && polled(string(text), open, sockets) {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", pid, fd))
+		watching[fd] = err == nil && polled(string(text), open, sockets)
+		if watching[fd] && !now {
 			return true, nil
 		}
 	}
 	for _, task := range numbered(fmt.Sprintf("/proc/%d/task", pid)) {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/syscall", pid, task))
+		sleeping, err := callOf(pid, task)
 		if err != nil {
-			if err := ignoreGone(err); err != nil {
-				return false, err
-			}
-			continue
+			return false, err
 		}
-		if inSyscall(pid, string(text), open) {
+		if sleeping.takes(pid, open, watching) {
 			return true, nil
 		}
 	}
@@ -84,28 +91,65 @@ func polled(info string, open map[int]bool, sockets []uint64) bool {
 	return false
 }
 
-// inSyscall reads /proc/PID/task/TID/syscall: the number and the arguments of the
-// system call in which a thread sleeps, "running" when it does not.
-func inSyscall(pid int, text string, open map[int]bool) bool {
-	fields := strings.Fields(text)
+// call is the system call in which a thread sleeps; its number is negative
+// when it does not.
+type call struct {
+	number int
+	args   [6]uint64
+}
+
+// callOf reads /proc/PID/task/TID/syscall: the number and the arguments,
+// "running" when there is none.
+func callOf(pid, task int) (call, error) {
+	none := call{number: -1}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/syscall", pid, task))
+	if err != nil {
+		return none, ignoreGone(err)
+	}
+	fields := strings.Fields(string(text))
 	if len(fields) < 7 {
-		return false
+		return none, nil
 	}
 	number, err := strconv.Atoi(fields[0])
 	if err != nil {
-		return false
+		return none, nil
 	}
-	var args [6]uint64
-	for i := range args {
-		args[i], _ = strconv.ParseUint(strings.TrimPrefix(fields[i+1], "0x"), 16, 64)
+	c := call{number: number}
+	for i := range c.args {
+		c.args[i], _ = strconv.ParseUint(strings.TrimPrefix(fields[i+1], "0x"), 16, 64)
 	}
-	switch {
-	case number == unix.SYS_ACCEPT || number == unix.SYS_ACCEPT4:
-		return open[int(args[0])]
-	case number == unix.SYS_PPOLL || number == oldPoll:
-		return inPoll(pid, args[0], args[1], open)
-	case number == unix.SYS_PSELECT6 || number == oldSelect:
-		return inSelect(pid, args[0], args[1], open)
+	return c, nil
+}
+
+// takes tells whether it ends when a connection comes to one of the open
+// descriptors, or to an epoll instance that watches them.
+func (c call) takes(pid int, open, watching map[int]bool) bool {
+	switch c.number {
+	case unix.SYS_ACCEPT, unix.SYS_ACCEPT4:
+		return open[int(c.args[0])]
+	case unix.SYS_EPOLL_PWAIT, unix.SYS_EPOLL_PWAIT2, oldEpoll:
+		return watching[int(c.args[0])]
+	case unix.SYS_PPOLL, oldPoll:
+		return inPoll(pid, c.args[0], c.args[1], open)
+	case unix.SYS_PSELECT6, oldSelect:
+		return inSelect(pid, c.args[0], c.args[1], open)
+	}
+	return false
+}
+
+// deadlocked tells whether only another thread of the same process, or the end of
+// a child, can ever end it.
+func (c call) deadlocked() bool {
+	const command, private, lockPI, lockPI2, waitBitset = 0x7f, 0x80, 6, 13, 9
+	switch c.number {
+	case unix.SYS_WAIT4, unix.SYS_WAITID:
+		return true
+	case unix.SYS_FUTEX:
+		operation, forever := c.args[1], c.args[3] == 0
+		switch operation & command {
+		case 0, waitBitset, lockPI, lockPI2: // 0 is FUTEX_WAIT
+			return forever && operation&private != 0
+		}
 	}
 	return false
 }
