@@ -40,7 +40,9 @@
 //	leftover.go           what a worker leaves behind when it is gone
 //	readiness.go          when a worker is ready, and who says so
 //	guard.go              what one worker did to the sockets of all
-//	liveness.go, stall.go whether a worker that lives does anything
+//	liveness.go           whether a worker that lives does anything
+//	liveprobe.go          asked of programs over the listener that all share
+//	look.go, stall.go     seen from outside
 //	obituary.go           all that there is to say of one worker
 //	platform.go           the only place that makes system calls about processes
 //
@@ -59,6 +61,7 @@
 //	awaitAlone           New          no earlier master lives        nobody; it ends with the process
 //	one per start        expect       the worker is ready or gone    nobody; it holds nothing
 //	a look at all        keepWatch    all were looked at             nobody; it holds nothing
+//	two per probe        keepWatch    two intervals have passed      nobody; a stop ends them
 //	one per orphan       New          the orphan, or Run, has ended  nobody; it holds its pidfd
 //
 // State has one owner, Run. Others send it functions (ask) or facts (exits).
@@ -150,4 +153,12 @@
 //     that takes over after a crash goes on with the text that was in force, which
 //     the keeper holds: a crash changes nothing, and a half-finished edit is no
 //     reason to die. A program that is rolled back gets the text before its upgrade.
+//   - A liveness probe goes over the listener that all share, and is judged by who
+//     accepted it, which the kernel tells (sock_diag). A private listener for each
+//     worker would be one more descriptor that no service of systemd has, and few
+//     programs could serve it.
+//   - Without a probe a program is taken for hung by proof alone: that it holds a
+//     client's request, moves no byte, takes nothing, and either never sleeps or
+//     has no thread that anybody else could wake. A worker that sleeps in a call to
+//     somebody else looks the same whether that will ever return or not.
 package supervisor

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -106,7 +107,7 @@ func (m *Master) probe(c *child, deadline time.Time, then func(error)) {
 		then(nil)
 		return
 	}
-	m.question(c, http.MethodGet, deadline, func(err error) {
+	m.question(c, http.MethodGet, m.cfg.ProbePath, deadline, func(err error) {
 		if err != nil {
 			err = fmt.Errorf("worker %d does not answer GET %s: %w", c.id, m.cfg.ProbePath, err)
 		}
@@ -116,13 +117,12 @@ func (m *Master) probe(c *child, deadline time.Time, then func(error)) {
 
 // question asks a worker through its door, which must be there, when those who
 // asked before have their answers.
-func (m *Master) question(c *child, method string, deadline time.Time, then func(error)) {
+func (m *Master) question(c *child, method, path string, deadline time.Time, then func(error)) {
 	own, err := unix.FcntlInt(uintptr(c.door), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		then(fmt.Errorf("it cannot be asked: %w", err))
 		return
 	}
-	path := m.cfg.ProbePath
 	// Ends at the deadline at the latest; nobody waits for it.
 	go func() {
 		c.atDoor.Lock()
@@ -151,9 +151,7 @@ func (e *StatusError) Error() string {
 // answerLimit is how much of an answer is read.
 const answerLimit = 1 << 20
 
-// request owns fd. The answer is good when it is whole (or long) and its status
-// is below 500. Of a long one the rest would be in the way of the next answer:
-// the connection ends with it.
+// request asks over a descriptor, which it owns.
 func request(fd int, method, path string, deadline time.Time) error {
 	f := os.NewFile(uintptr(fd), "door")
 	conn, err := net.FileConn(f)
@@ -163,11 +161,27 @@ func request(fd int, method, path string, deadline time.Time) error {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(deadline)
-	r, err := http.NewRequest(method, "http://localhost"+path, nil)
+	r, err := probeRequest(context.Background(), method, path)
 	if err != nil {
 		return err
 	}
+	return roundTrip(conn, r)
+}
+
+// probeRequest is what a worker is asked.
+func probeRequest(ctx context.Context, method, path string) (*http.Request, error) {
+	r, err := http.NewRequestWithContext(ctx, method, "http://localhost"+path, nil)
+	if err != nil {
+		return nil, err
+	}
 	r.Header.Set("User-Agent", "revenant-probe")
+	return r, nil
+}
+
+// roundTrip sends a request and reads the answer. It is good when it is whole (or
+// long) and its status is below 500. Of a long one the rest would be in the way of
+// the next answer: a door ends with it.
+func roundTrip(conn net.Conn, r *http.Request) error {
 	if err := r.Write(conn); err != nil {
 		return err
 	}
@@ -177,8 +191,8 @@ func request(fd int, method, path string, deadline time.Time) error {
 	}
 	defer answer.Body.Close()
 	n, err := io.Copy(io.Discard, io.LimitReader(answer.Body, answerLimit))
-	if n == answerLimit || err != nil {
-		_ = conn.(*net.UnixConn).CloseWrite()
+	if door, is := conn.(*net.UnixConn); is && (n == answerLimit || err != nil) {
+		_ = door.CloseWrite()
 	}
 	if answer.StatusCode >= http.StatusInternalServerError {
 		return &StatusError{answer.StatusCode}

@@ -10,22 +10,25 @@ import (
 	"golang.org/x/sys/unix"
 
 	"revenant/supervisor/event"
-	"revenant/supervisor/tree"
 )
 
 // A worker that hangs is alive to the kernel and to nobody else. It is found by
 // what it owes: an answer through its door, when it is built with package worker;
-// WATCHDOG=1, once it has said that for the first time; and from outside what no
-// worker that serves does for long: to be stopped, to sleep uninterruptibly, to
-// have closed the listener, or to use no CPU while connections wait and nobody
-// takes one. All are measured over Settings.Liveness, and none while we ourselves
+// WATCHDOG=1, once it has said that for the first time; an answer to the liveness
+// probe, when there is one (liveprobe.go); and by what is seen from outside
+// (look.go). All are measured over Settings.Liveness, and none while we ourselves
 // were late: whoever froze us froze the workers too.
 
 const (
 	// looksPerInterval is how often a worker is looked at and asked. It is hung when
-	// the interval has passed, so it is found a quarter later at the latest.
+	// the interval has passed, so it is found a quarter later at the latest, or two
+	// quarters when one look must be compared with the next.
 	looksPerInterval = 4
 	longestLook      = 15 * time.Second
+	// closeLooks is how often while one is under suspicion: what happens between two
+	// looks and leaves no trace must not look like standstill.
+	closeLooks   = 32
+	shortestLook = 20 * time.Millisecond
 	// dumpTime is how long a worker may take to dump what it does, after SIGABRT.
 	dumpTime = 2 * time.Second
 	// lateness is how late we may be without suspicion that the machine stood still.
@@ -39,28 +42,13 @@ type life struct {
 	beat     time.Time     // the newest sign of life
 	owes     string        // what it owes one by: an answer, or WATCHDOG=1
 	asking   bool          // a question is under way
+	debt     debt
 	dead     [signs]time.Time
 	cpu      uint64
+	work     *work     // at the last look, nil when it was not to be seen
+	workAt   time.Time // when that was
 	hung     string    // why it is taken for hung
 	killAt   time.Time // by when it must have dumped and ended
-}
-
-// sign is what is seen from outside, and since when is in life.dead.
-type sign int
-
-const (
-	stopped         sign = iota // in state T
-	uninterruptible             // in state D, and used no CPU
-	listenless                  // nothing of it holds a listener
-	idle                        // used no CPU
-	signs
-)
-
-// seen is one look from outside.
-type seen struct {
-	state      byte
-	cpu        uint64
-	listenless bool
 }
 
 // watch begins to watch a worker that is ready.
@@ -69,6 +57,7 @@ func (m *Master) watch(c *child) {
 	if c.door >= 0 {
 		c.life.owes = "it answered no request"
 	}
+	m.lookSoon(m.closePause())
 }
 
 func (c *child) watched() bool {
@@ -99,14 +88,31 @@ func (m *Master) watchDue() time.Time {
 	return m.vigil.next
 }
 
+// lookPause is the time between two looks, and closePause under suspicion.
 func (m *Master) lookPause() time.Duration {
 	return min(m.cfg.Liveness/looksPerInterval, longestLook)
+}
+
+func (m *Master) closePause() time.Duration {
+	return max(m.cfg.Liveness/closeLooks, shortestLook)
+}
+
+// lookSoon brings the next look forward.
+func (m *Master) lookSoon(pause time.Duration) {
+	if soon := time.Now().Add(pause); soon.Before(m.vigil.next) {
+		m.vigil.next = soon
+	}
 }
 
 // vigil is the loop's book of all workers' liveness.
 type vigil struct {
 	next    time.Time // look
-	looking bool      // one is under way
+	ask     time.Time // when they are asked next
+	looking bool      // a look is under way
+	program time.Time // since when the program is what it is
+	waits   bool      // a worker of it was seen waiting for connections: it shows
+	probes  int       // under way
+	blind   bool      // whose answers they are was not to be seen, and it was said
 	queues  map[string]*queue
 	due     time.Time // of the timer
 }
@@ -123,15 +129,20 @@ func (m *Master) keepWatch(now time.Time) {
 		return
 	}
 	m.vigil.next = now.Add(m.lookPause())
+	asks := !now.Before(m.vigil.ask)
 	for _, c := range m.children {
 		if !c.watched() {
 			continue
 		}
 		if why := c.silent(now); why != "" {
 			m.hung(c, why)
-			continue
+		} else if asks {
+			m.askAlive(c)
 		}
-		m.askAlive(c)
+	}
+	if asks {
+		m.vigil.ask = m.vigil.next
+		m.sendProbes()
 	}
 	m.lookAtAll()
 }
@@ -149,23 +160,37 @@ func (c *child) silent(now time.Time) string {
 		return fmt.Sprintf("it sleeps uninterruptibly (state D) since %v", l.interval)
 	case passed(l.dead[listenless]):
 		return fmt.Sprintf("it closed the listener, %v ago or more", l.interval)
+	case passed(l.debt.since):
+		return fmt.Sprintf("%s for %v", l.debt.what, l.interval)
+	case passed(l.dead[spinning]):
+		return fmt.Sprintf("it spins: it uses the CPU without a pause, takes no connection and answers nobody, since %v, and a client waits", l.interval)
+	case passed(l.dead[deadlocked]):
+		return fmt.Sprintf("all its threads wait for each other since %v", l.interval)
+	case l.debt.probed && passed(l.dead[still]):
+		return fmt.Sprintf("it neither waited for a connection nor served one for %v", l.interval)
 	}
 	return ""
 }
 
 // askAlive sends a request through the worker's door. Any answer is a sign of
-// life, an error too: only silence is none.
+// life, an error too, unless the operator named what to ask: only silence is none.
 func (m *Master) askAlive(c *child) {
 	if c.door < 0 || c.life.asking {
 		return
 	}
 	c.life.asking = true
-	m.question(c, http.MethodHead, time.Now().Add(2*c.life.interval), func(err error) {
+	method, path, named := http.MethodHead, m.cfg.ProbePath, m.cfg.LivenessProbe != ""
+	if named {
+		method, path = http.MethodGet, m.cfg.LivenessProbe
+	}
+	m.question(c, method, path, time.Now().Add(2*c.life.interval), func(err error) {
 		c.life.asking = false
 		var status *StatusError
 		switch {
-		case err == nil || errors.As(err, &status):
+		case err == nil || errors.As(err, &status) && !named:
 			c.life.beat = time.Now()
+		case status != nil:
+			c.life.owes = fmt.Sprintf("it answered GET %s with %v", path, status)
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			c.closeDoor() // it can be asked no more, and owes nothing
 			c.life.owes = ""
@@ -187,80 +212,6 @@ func (m *Master) hung(c *child, why string) {
 	m.platform.kill(c.pid, unix.SIGCONT) // or one that is stopped would not hear it
 }
 
-// lookAtAll looks at all workers from outside, beside the loop.
-func (m *Master) lookAtAll() {
-	if m.vigil.looking || m.platform.see == nil {
-		return
-	}
-	m.vigil.looking = true
-	pids := map[uint64]int{}
-	for id, c := range m.children {
-		if c.watched() {
-			pids[id] = c.pid
-		}
-	}
-	var held []uint64
-	if m.cfg.Program.External() {
-		held = inodes(m.cfg.Sockets)
-	}
-	waiting := m.waiting()
-	see := m.platform.see
-	// Ends when all were looked at; nobody waits for it.
-	go func() {
-		found := make(map[uint64]seen, len(pids))
-		for id, pid := range pids {
-			found[id] = see(pid, held)
-		}
-		m.send(func() { m.saw(found, waiting) })
-	}()
-}
-
-// seeProcess looks at a worker and its descendants. Whether one holds a listener
-// is asked when there are inodes; what cannot be seen is not held against it.
-func seeProcess(pid int, sockets []uint64) seen {
-	s := seen{state: tree.StatOf(pid).State, listenless: len(sockets) > 0}
-	for _, p := range tree.Of(pid) {
-		s.cpu += tree.StatOf(p).CPU
-		if s.listenless {
-			holds, err := tree.Holds(p, sockets)
-			s.listenless = !holds && err == nil
-		}
-	}
-	return s
-}
-
-// saw takes in what a look found.
-func (m *Master) saw(found map[uint64]seen, waiting map[string][]string) {
-	m.vigil.looking = false
-	now := time.Now()
-	stuck := m.stuck(waiting, now)
-	for id, s := range found {
-		c := m.children[id]
-		if c == nil || !c.watched() || s.state == 0 {
-			continue
-		}
-		same := s.cpu == c.life.cpu
-		c.life.cpu = s.cpu
-		c.life.note(stopped, s.state == 'T', now)
-		c.life.note(uninterruptible, s.state == 'D' && same, now)
-		c.life.note(listenless, s.listenless, now)
-		c.life.note(idle, same, now)
-		if since := c.life.dead[idle]; stuck != "" && !since.IsZero() && now.Sub(since) >= c.life.interval {
-			m.hung(c, stuck+", and it used no CPU meanwhile")
-		}
-	}
-}
-
-// note keeps since when a sign is seen without a break.
-func (l *life) note(s sign, is bool, now time.Time) {
-	switch {
-	case !is:
-		l.dead[s] = time.Time{}
-	case l.dead[s].IsZero():
-		l.dead[s] = now
-	}
-}
-
 // forgive moves all that is measured in time by how late we are: what was not
 // heard or done while the machine stood still is nobody's fault.
 func (m *Master) forgive(late time.Duration) {
@@ -274,6 +225,8 @@ func (m *Master) forgive(late time.Duration) {
 		shift(&c.permit)
 		shift(&c.life.beat)
 		shift(&c.life.killAt)
+		shift(&c.life.debt.since)
+		shift(&c.life.workAt)
 		for i := range c.life.dead {
 			shift(&c.life.dead[i])
 		}

@@ -101,6 +101,8 @@ type Master struct {
 	guard    guard
 	dead     []Report // the newest
 	vigil    vigil
+	probing  context.Context // ends when no worker is probed any more
+	unprobe  context.CancelFunc
 
 	began         time.Time
 	phase         instancePhase
@@ -181,7 +183,9 @@ func New(cfg Config, stored []notify.NamedFile, workers *notify.Server, keeper *
 
 func newMaster(cfg Config, p platform) *Master {
 	cfg.Settings = cfg.Settings.withDefaults()
+	probing, unprobe := context.WithCancel(context.Background())
 	return &Master{
+		probing: probing, unprobe: unprobe,
 		cfg: cfg, platform: p, events: new(event.Bus), output: output.NewRing(outputKept), state: new(statePage), board: scoreboard.Create,
 		children: make(map[uint64]*child), byPID: make(map[int]*child), orphans: make(map[uint64]*orphan),
 		commands: make(chan func()), exits: make(chan exit), inbox: make(chan struct{}),
@@ -198,6 +202,7 @@ func (m *Master) Events() *event.Bus { return m.events }
 // keeper forwards.
 func (m *Master) Run(ctx context.Context, signals <-chan os.Signal) error {
 	defer close(m.done)
+	defer m.unprobe()
 	m.began = time.Now()
 	m.oom.count = m.platform.oomKills()
 	go m.watchInbox() // ends when the server is closed or m.done is

@@ -32,8 +32,9 @@ type platform struct {
 	// waits tells whether a process or one of its descendants waits for connections
 	// on the sockets with these inodes.
 	waits func(pid int, sockets []uint64) (bool, error)
-	// see looks at a worker from outside; nil when that cannot be.
-	see func(pid int, sockets []uint64) seen
+	// see looks at a worker from outside, closely at one that says nothing itself;
+	// nil when that cannot be.
+	see func(pid int, mute bool, v *view) seen
 	// oomKills counts what the kernel killed in our cgroup for want of memory.
 	oomKills func() uint64
 	// store and remove hand descriptors to the keeper and take them back; tell

@@ -158,11 +158,10 @@ func asks(address listen.Address, path string) func(context.Context) (bool, erro
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return func(ctx context.Context) (bool, error) {
-		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost"+path, nil)
+		r, err := probeRequest(ctx, http.MethodGet, path)
 		if err != nil {
 			return false, err
 		}
-		r.Header.Set("User-Agent", "revenant-probe")
 		answer, err := client.Do(r)
 		if err != nil {
 			return false, nil // not yet

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"revenant/supervisor/event"
 )
@@ -86,6 +87,7 @@ func (m *Master) apply(op *Operation, s Settings) {
 		target = s.Workers
 	}
 	m.cfg.Settings = s
+	m.vigil.program, m.vigil.waits = time.Now(), false
 	r := &roll{op: op, reason: opReload, limit: target}
 	r.end = func(err error) {
 		if err != nil {

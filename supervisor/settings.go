@@ -22,6 +22,10 @@ type Settings struct {
 	// Liveness is for how long a worker may show no sign of life until it is taken
 	// for hung and replaced; 0 for ever.
 	Liveness time.Duration
+	// LivenessProbe is a path of which every worker must answer a GET with a status
+	// below 500 once in this time. "" asks only workers that have a door, for
+	// ProbePath, and takes any answer.
+	LivenessProbe string
 	// PreStop is how long a stopping instance, which says that it is not ready,
 	// still takes new connections. Default 0.
 	PreStop time.Duration

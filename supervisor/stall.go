@@ -5,7 +5,8 @@ import (
 	"slices"
 	"time"
 
-	"revenant/supervisor/tree"
+	"revenant/supervisor/listen"
+	"revenant/supervisor/sockdiag"
 )
 
 // queue is what waits in a listener's queue, and since when nobody took any of it.
@@ -15,17 +16,39 @@ type queue struct {
 }
 
 // waiting are the connections in each listener's queue, of those that have any.
-// The depth, which costs one system call, decides whether the kernel's table is
-// read, which grows with the machine's connections.
+// The depth, which costs one system call, decides whether the kernel is asked for
+// all of them.
 func (m *Master) waiting() map[string][]string {
 	found := map[string][]string{}
 	for _, s := range m.cfg.Sockets {
-		if n, err := s.QueueDepth(); err != nil || n == 0 || s.Bound().Network() != "tcp" {
-			continue
+		if n, err := s.QueueDepth(); err == nil && n > 0 {
+			found[s.Name().String()] = queued(s)
 		}
-		found[s.Name().String()] = tree.Queued(s.Bound().Port())
 	}
 	return found
+}
+
+// queued names the connections that wait on a listener; none when that is not to
+// be seen.
+func queued(s *listen.Socket) (names []string) {
+	if s.Bound().Network() == "unix" {
+		inode, err := s.Inode()
+		if err != nil {
+			return nil
+		}
+		listener, _ := sockdiag.Unix(inode)
+		for _, client := range listener.Waiting {
+			names = append(names, fmt.Sprint(client))
+		}
+		return names
+	}
+	connections, _ := sockdiag.Connections(s.Bound().Port())
+	for _, c := range connections {
+		if c.Inode == 0 {
+			names = append(names, fmt.Sprint(c.Local, c.Remote))
+		}
+	}
+	return names
 }
 
 // stuck says which queue stands still for an interval: all that waited when it

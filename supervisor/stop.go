@@ -86,6 +86,7 @@ func (m *Master) stop(why string) {
 // closeDown takes no new connection from now on.
 func (m *Master) closeDown() {
 	m.phase = emptying
+	m.unprobe()
 	limit := emptyLimit
 	if m.countReady() == 0 {
 		limit = 0

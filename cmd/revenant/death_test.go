@@ -16,8 +16,8 @@ import (
 
 	"revenant/supervisor"
 	"revenant/supervisor/event"
+	"revenant/supervisor/sockdiag"
 	"revenant/supervisor/supervisortest"
-	"revenant/supervisor/tree"
 )
 
 // healthWatch runs the health command again and again.
@@ -142,7 +142,17 @@ func allQueued(t *testing.T, s supervisor.Status, clients int) bool {
 		t.Fatal(err)
 	}
 	for limit := time.Now().Add(500 * time.Millisecond); time.Now().Before(limit); time.Sleep(5 * time.Millisecond) {
-		if len(tree.Queued(port)) == clients {
+		connections, err := sockdiag.Connections(port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		waiting := 0
+		for _, c := range connections {
+			if c.Inode == 0 {
+				waiting++
+			}
+		}
+		if waiting == clients {
 			return true
 		}
 	}

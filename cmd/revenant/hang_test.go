@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -82,14 +81,14 @@ func TestProgramThatStopsToBeatIsFound(t *testing.T) {
 
 // No word, no signal: connections wait, nobody takes one, and nobody even tries.
 func TestProgramsThatDoNothingWhileConnectionsWaitAreFound(t *testing.T) {
-	i := runActor(t, []string{"--workers=2", "--liveness=1s"}, "ready", "hang")
-	events := i.Follow()
-	c, err := net.Dial("tcp", i.Address())
-	if err != nil {
-		t.Fatal(err)
+	for _, listener := range []string{"tcp://127.0.0.1:0", "unix:" + filepath.Join(t.TempDir(), "s")} {
+		t.Run(listener[:4], func(t *testing.T) {
+			i := runActor(t, []string{"--workers=2", "--liveness=1s", "--listen=" + listener}, "ready", "hang")
+			events := i.Follow()
+			sends(t, i, "/")
+			foundHung(t, i, events, 0, "1 connections wait on "+listener+" and nobody took one for 1s, and it used no CPU meanwhile")
+		})
 	}
-	defer c.Close()
-	foundHung(t, i, events, 0, "1 connections wait on tcp://127.0.0.1:0 and nobody took one for 1s, and it used no CPU meanwhile")
 }
 
 func TestProgramThatClosedTheListenerIsFound(t *testing.T) {

@@ -169,7 +169,7 @@ func masterSettings(o instanceOptions, cpus cgroup.CPUs, memory cgroup.Memory) (
 	n, why := o.workers.Workers(cpus)
 	return supervisor.Settings{
 		Workers: n, Policy: o.policy, Chaos: o.chaos, Program: program(o),
-		PreStop: o.preStop, Liveness: o.liveness, ProbePath: o.probePath, Recycle: o.recycle,
+		PreStop: o.preStop, Liveness: o.liveness, LivenessProbe: o.liveProbe, ProbePath: o.probePath, Recycle: o.recycle,
 		Procs:  func(n int) []int { return o.workers.Procs(cpus, n) },
 		Memory: memory.Share,
 	}, why

@@ -40,6 +40,7 @@ var runOptions = append([]option{
 	configOption,
 	{"start-timeout", "TIME", "30s", "how long a worker may take until it is ready"},
 	{"liveness", "TIME", "60s", "for how long a worker may show no sign of life until it is replaced; 0s for ever"},
+	{"liveness-probe", "http:/PATH", "", "what every worker must answer once in this time, with a status below 500; a program without package worker is asked through the first listener, and judged by whoever accepted"},
 	{"drain-timeout", "TIME", "25s", "how long a worker may take to finish its requests when asked to leave; then it is cut"},
 	{"pre-stop", "TIME", "0s", "how long an instance that is told to stop says that it is not ready, and still takes connections, before it does"},
 	{"probe-path", "PATH", "/", "what a new worker must answer before the former one leaves, with a status below 500; not for programs without package worker"},
@@ -249,6 +250,21 @@ func httpPath(value string) (string, error) {
 	return value, nil
 }
 
+// livenessProbe is the path that is asked for, "" for none.
+func livenessProbe(s *settings, err *error, liveness time.Duration) string {
+	path := parse(s, err, "liveness-probe", func(value string) (string, error) {
+		kind, detail, _ := strings.Cut(value, ":")
+		if _, e := httpPath(detail); value != "" && (kind != string(supervisor.ReadyHTTP) || e != nil) {
+			return "", errors.New("not a probe (write it like http:/health)")
+		}
+		return detail, nil
+	})
+	if path != "" && liveness == 0 {
+		*err = errors.Join(*err, s.wrong("liveness-probe", s.one("liveness-probe"), errors.New("nobody is probed while liveness is 0s (give it a time, like 60s)")))
+	}
+	return path
+}
+
 func boolean(value string) (bool, error) {
 	yes, err := strconv.ParseBool(value)
 	if err != nil {
@@ -266,6 +282,7 @@ type instanceOptions struct {
 	policy    supervisor.Policy
 	preStop   time.Duration
 	liveness  time.Duration
+	liveProbe string
 	probePath string
 	probation time.Duration
 	recycle   supervisor.Limits
@@ -288,6 +305,7 @@ func readOptions(s *settings) (o instanceOptions, err error) {
 	o.policy.StartTimeout = parse(s, &err, "start-timeout", duration)
 	o.policy.DrainTimeout = parse(s, &err, "drain-timeout", duration)
 	o.liveness = parse(s, &err, "liveness", durationOrNone)
+	o.liveProbe = livenessProbe(s, &err, o.liveness)
 	o.preStop = parse(s, &err, "pre-stop", durationOrNone)
 	o.probation = parse(s, &err, "probation", durationOrNone)
 	o.probePath = parse(s, &err, "probe-path", httpPath)

@@ -25,8 +25,9 @@ type Traffic struct {
 }
 
 // Owes tells whether the client asked for something and has no answer yet: what
-// came last came from the client.
-func (c Connection) Owes() bool { return c.Received > 0 && c.Heard < c.Said }
+// came last came from the client, by the kernel's clock of milliseconds; of two
+// things in one it does not tell which was last.
+func (c Connection) Owes() bool { return c.Received > 0 && (c.Sent == 0 || c.Heard < c.Said) }
 
 // States of TCP whose client waits for an answer, or may.
 const (

@@ -1,0 +1,255 @@
+package supervisor
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"revenant/supervisor/sockdiag"
+	"revenant/supervisor/tree"
+)
+
+// What no worker that serves does for long, as it is seen from outside, without a
+// word of its own. A worker that says nothing at all, neither through a door nor
+// WATCHDOG=1, is looked at more closely: whether it sleeps for connections, and if
+// not, whether it serves those that it has. One that computes for a client, or
+// waits for somebody else, is told from one that spins or is deadlocked by proof
+// and not by likelihood; without one it is left alone.
+
+// sign is what is seen, and since when is in life.dead.
+type sign int
+
+const (
+	stopped         sign = iota // in state T
+	uninterruptible             // in state D, and used no CPU
+	listenless                  // nothing of it holds a listener
+	idle                        // used no CPU
+	away                        // no thread of it sleeps for connections, as threads of the program do
+	still                       // away, and it took no connection and moved no byte on any
+	spinning                    // still, and a thread never slept, and a client has no answer
+	deadlocked                  // still, and every thread waits for another one
+	signs
+)
+
+// view is what there is to look with. It is used by one look.
+type view struct {
+	listeners []uint64 // by inode; none of our own program, which does them no harm
+	paths     []string // of unix listeners
+	// served asks once for the TCP connections of the listeners, by inode.
+	served func() (map[uint64]sockdiag.Connection, error)
+}
+
+func (m *Master) view() *view {
+	v := &view{}
+	if m.cfg.Program.External() {
+		v.listeners = inodes(m.cfg.Sockets)
+	}
+	var ports []int
+	for _, s := range m.cfg.Sockets {
+		if s.Bound().Network() == "unix" {
+			v.paths = append(v.paths, s.Bound().Path())
+		} else {
+			ports = append(ports, s.Bound().Port())
+		}
+	}
+	v.served = sync.OnceValues(func() (map[uint64]sockdiag.Connection, error) {
+		all := map[uint64]sockdiag.Connection{}
+		for _, port := range ports {
+			found, err := sockdiag.Connections(port)
+			if err != nil {
+				return nil, err
+			}
+			for _, c := range found {
+				all[c.Inode] = c
+			}
+		}
+		return all, nil
+	})
+	return v
+}
+
+// seen is one look at one worker.
+type seen struct {
+	state      byte // 0: it is gone
+	cpu        uint64
+	listenless bool
+	waits      bool  // a thread of it sleeps for connections
+	work       *work // of one that does not, nil when it cannot be seen
+}
+
+// work is what a worker has done until now: two looks show whether it did anything
+// between.
+type work struct {
+	served  map[uint64]sockdiag.Traffic // by inode: the clients' connections that it holds
+	owes    bool                        // one of them waits for an answer
+	threads map[int]tree.Thread
+}
+
+// lookAtAll looks at all workers, beside the loop.
+func (m *Master) lookAtAll() {
+	if m.vigil.looking || m.platform.see == nil {
+		return
+	}
+	m.vigil.looking = true
+	type target struct {
+		pid  int
+		mute bool
+	}
+	targets := map[uint64]target{}
+	for id, c := range m.children {
+		if c.watched() {
+			targets[id] = target{c.pid, c.life.owes == ""}
+		}
+	}
+	waiting, see, v := m.waiting(), m.platform.see, m.view()
+	// Ends when all were looked at; nobody waits for it.
+	go func() {
+		found := make(map[uint64]seen, len(targets))
+		for id, t := range targets {
+			found[id] = see(t.pid, t.mute, v)
+		}
+		m.send(func() { m.saw(found, waiting) })
+	}()
+}
+
+// seeProcess looks at a worker and its descendants; at one that says nothing,
+// closely. What cannot be seen is not held against it.
+func seeProcess(pid int, mute bool, v *view) seen {
+	s := seen{state: tree.StatOf(pid).State, listenless: len(v.listeners) > 0}
+	family := tree.Of(pid)
+	for _, p := range family {
+		s.cpu += tree.StatOf(p).CPU
+		if s.listenless {
+			holds, err := tree.Holds(p, v.listeners)
+			s.listenless = !holds && err == nil
+		}
+	}
+	if !mute || s.listenless || len(v.listeners) == 0 {
+		return s
+	}
+	var err error
+	if s.waits, err = tree.Waiting(pid, v.listeners); !s.waits && err == nil {
+		s.work = v.workOf(family)
+	}
+	return s
+}
+
+// workOf is what the processes of a worker have done, nil when that is not to be
+// seen.
+func (v *view) workOf(family []int) *work {
+	w := &work{served: map[uint64]sockdiag.Traffic{}, threads: map[int]tree.Thread{}}
+	tcp, err := v.served()
+	if err != nil {
+		return nil
+	}
+	for _, pid := range family {
+		threads, err := tree.Threads(pid)
+		if err != nil {
+			return nil
+		}
+		for _, t := range threads {
+			w.threads[t.ID] = t
+		}
+		held, err := tree.Sockets(pid)
+		if err != nil {
+			return nil
+		}
+		for _, inode := range held {
+			if c, is := tcp[inode]; is {
+				w.serves(inode, c.Traffic, c.Owes())
+			} else if err := v.unixServed(w, inode); err != nil {
+				return nil
+			}
+		}
+	}
+	return w
+}
+
+// unixServed notes a connection to a unix listener. Of those the kernel tells no
+// more than what was not read.
+func (v *view) unixServed(w *work, inode uint64) error {
+	if len(v.paths) == 0 || slices.Contains(v.listeners, inode) {
+		return nil
+	}
+	s, err := sockdiag.Unix(inode)
+	if err == nil && slices.Contains(v.paths, s.Path) {
+		w.serves(inode, sockdiag.Traffic{Unread: s.Unread}, s.Unread > 0)
+	}
+	return err
+}
+
+func (w *work) serves(inode uint64, t sockdiag.Traffic, owes bool) {
+	w.served[inode] = t
+	w.owes = w.owes || owes
+}
+
+// spun tells whether a thread used the CPU since the look before and never slept.
+func (w *work) spun(before *work) bool {
+	for id, now := range w.threads {
+		if then, is := before.threads[id]; is && now.CPU > then.CPU && now.Sleeps == then.Sleeps {
+			return true
+		}
+	}
+	return false
+}
+
+// deadlocked tells whether only a thread that waits itself could wake any.
+func (w *work) deadlocked() bool {
+	for _, t := range w.threads {
+		if !t.Deadlocked {
+			return false
+		}
+	}
+	return len(w.threads) > 0
+}
+
+// saw takes in what a look found.
+func (m *Master) saw(found map[uint64]seen, waiting map[string][]string) {
+	m.vigil.looking = false
+	now := time.Now()
+	stuck := m.stuck(waiting, now)
+	for id, s := range found {
+		c := m.children[id]
+		if c == nil || !c.watched() || s.state == 0 {
+			continue
+		}
+		same := s.cpu == c.life.cpu
+		c.life.cpu = s.cpu
+		c.life.note(stopped, s.state == 'T', now)
+		c.life.note(uninterruptible, s.state == 'D' && same, now)
+		c.life.note(listenless, s.listenless, now)
+		c.life.note(idle, same, now)
+		m.vigil.waits = m.vigil.waits || s.waits && c.started.After(m.vigil.program)
+		c.life.compare(s, m.vigil.waits, now)
+		if !c.life.dead[away].IsZero() {
+			m.lookSoon(m.closePause())
+		}
+		if since := c.life.dead[idle]; stuck != "" && !since.IsZero() && now.Sub(since) >= c.life.interval {
+			m.hung(c, stuck+", and it used no CPU meanwhile")
+		}
+	}
+}
+
+// compare notes what a worker did since the look before. A program that waits in a
+// way that does not show is never away.
+func (l *life) compare(s seen, shows bool, now time.Time) {
+	before, since := l.work, l.workAt
+	l.work, l.workAt = s.work, now
+	isAway := shows && !s.waits && s.work != nil
+	isStill := isAway && before != nil && maps.Equal(before.served, s.work.served)
+	l.note(away, isAway, now)
+	l.note(still, isStill, since)
+	l.note(spinning, isStill && s.work.owes && s.work.spun(before), since)
+	l.note(deadlocked, isStill && s.work.deadlocked(), since)
+}
+
+// note keeps since when a sign is seen without a break.
+func (l *life) note(s sign, is bool, since time.Time) {
+	switch {
+	case !is:
+		l.dead[s] = time.Time{}
+	case l.dead[s].IsZero():
+		l.dead[s] = since
+	}
+}

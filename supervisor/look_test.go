@@ -1,0 +1,77 @@
+package supervisor
+
+import (
+	"testing"
+	"time"
+
+	"revenant/supervisor/sockdiag"
+	"revenant/supervisor/tree"
+)
+
+// looks is what two looks at a worker saw, a second apart.
+type looks struct {
+	shows         bool
+	before, after seen
+}
+
+// busy is a worker that computes for a client and sees to nothing else.
+func busy() looks {
+	one := func(cpu uint64) seen {
+		return seen{state: 'R', work: &work{
+			served:  map[uint64]sockdiag.Traffic{7: {Received: 90, Sent: 5}},
+			owes:    true,
+			threads: map[int]tree.Thread{1: {ID: 1, CPU: cpu, Sleeps: 3}, 2: {ID: 2, Sleeps: 9, Deadlocked: true}},
+		}}
+	}
+	return looks{true, one(10), one(20)}
+}
+
+func (l looks) with(change func(*looks)) looks { change(&l); return l }
+
+func TestWorkerIsTakenToSpinOnlyWhenEveryProofIsThere(t *testing.T) {
+	for name, c := range map[string]struct {
+		looks looks
+		signs []sign
+	}{
+		"it spins": {busy(), []sign{away, still, spinning}},
+		"the program waits in a way that does not show": {busy().with(func(l *looks) { l.shows = false }), nil},
+		"it waits for connections":                      {busy().with(func(l *looks) { l.after.waits = true }), nil},
+		"it cannot be seen":                             {busy().with(func(l *looks) { l.after.work = nil }), nil},
+		"it could not be seen before":                   {busy().with(func(l *looks) { l.before.work = nil }), []sign{away}},
+		"it took a connection": {busy().with(func(l *looks) {
+			l.after.work.served[8] = sockdiag.Traffic{}
+		}), []sign{away}},
+		"it read": {busy().with(func(l *looks) {
+			l.after.work.served[7] = sockdiag.Traffic{Received: 91, Sent: 5}
+		}), []sign{away}},
+		"nobody waits for an answer": {busy().with(func(l *looks) { l.after.work.owes = false }), []sign{away, still}},
+		"its thread slept": {busy().with(func(l *looks) {
+			l.after.work.threads[1] = tree.Thread{ID: 1, CPU: 20, Sleeps: 4}
+		}), []sign{away, still}},
+		"it used no CPU": {busy().with(func(l *looks) {
+			l.after.work.threads[1] = l.before.work.threads[1]
+		}), []sign{away, still}},
+		"all its threads wait for each other": {busy().with(func(l *looks) {
+			l.after.work.threads[1] = tree.Thread{ID: 1, CPU: 10, Sleeps: 4, Deadlocked: true}
+		}), []sign{away, still, deadlocked}},
+		"it has no thread, it is dying": {busy().with(func(l *looks) { clear(l.after.work.threads) }), []sign{away, still}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, first := life{}, time.Now()
+			l.compare(c.looks.before, c.looks.shows, first)
+			l.compare(c.looks.after, c.looks.shows, first.Add(time.Second))
+			want := map[sign]bool{}
+			for _, s := range c.signs {
+				want[s] = true
+			}
+			for s := away; s < signs; s++ {
+				if !l.dead[s].IsZero() != want[s] {
+					t.Errorf("sign %d is %t", s, !want[s])
+				}
+			}
+			if want[spinning] && !l.dead[spinning].Equal(first) {
+				t.Error("it spins since the first of the two looks")
+			}
+		})
+	}
+}
