@@ -52,6 +52,7 @@
 //	Run                  the caller   every worker is gone           the caller
 //	one per worker       start        the worker has been reaped     Run, at its exit
 //	two per worker       start        its pipe does, or the worker   the one above
+//	relieve              leaveOutput  the process does               nobody; it holds nothing
 //	watchInbox           Run          the notify server is closed    nobody; it holds nothing
 //	a question           probe        at the start timeout           nobody; it holds its descriptor
 //	reading settings     reload       when they are read             nobody; a stop does not wait

@@ -227,6 +227,7 @@ func (m *Master) Run(ctx context.Context, signals <-chan os.Signal) error {
 			return m.outcome
 		}
 		if m.yielded {
+			m.leaveOutput()
 			return m.outcome
 		}
 		m.setTimer(timer)

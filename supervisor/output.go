@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,8 +38,10 @@ var streams = [...]output.Stream{output.Stdout, output.Stderr}
 type workerOutput struct {
 	name   string // at the keeper
 	read   []*os.File
+	pipes  []*outputPipe // what reads them
 	tail   output.Tail
 	closed sync.WaitGroup
+	left   atomic.Bool // to the next master
 }
 
 // outputName says whose pipes a descriptor at the keeper is.
@@ -145,8 +149,9 @@ func (m *Master) outputBegins(o *workerOutput, who scoreboard.Identity, ends [2]
 // called.
 func (m *Master) listenTo(o *workerOutput, who scoreboard.Identity) {
 	for i, f := range o.read {
-		p := &outputPipe{file: f, ring: m.output, tail: &o.tail,
+		p := &outputPipe{file: f, ring: m.output, tail: &o.tail, left: &o.left,
 			source: output.Source{Worker: who.Worker, Slot: who.Slot, Generation: who.Generation, Stream: streams[i]}}
+		o.pipes = append(o.pipes, p)
 		o.closed.Go(p.read) // ends as listenTo says
 	}
 }
@@ -157,10 +162,51 @@ func (o *workerOutput) end() {
 	if o == nil {
 		return
 	}
+	o.interrupt()
+	o.closed.Wait()
+}
+
+func (o *workerOutput) interrupt() {
 	for _, f := range o.read {
 		_ = f.SetReadDeadline(time.Unix(1, 0))
 	}
-	o.closed.Wait()
+}
+
+// leaveOutput reads no more of what workers print, all of which is in the ring
+// then: the rest is the next master's, who finds it in the pipes.
+func (m *Master) leaveOutput() {
+	var all []*workerOutput
+	for _, c := range m.children {
+		all = append(all, c.output)
+	}
+	for _, o := range m.orphans {
+		all = append(all, o.output)
+	}
+	all = slices.DeleteFunc(all, func(o *workerOutput) bool { return o == nil })
+	for _, o := range all {
+		o.left.Store(true)
+		o.interrupt()
+	}
+	for _, o := range all {
+		o.closed.Wait()
+	}
+	go relieve(all) // ends with the process
+}
+
+// relieve reads on where a pipe fills after all: those who read the log or follow
+// it too slowly keep this process for a while, and workers wait for no reader.
+func relieve(left []*workerOutput) {
+	for range time.Tick(10 * time.Millisecond) {
+		for _, o := range left {
+			if o.left.Load() && slices.ContainsFunc(o.pipes, (*outputPipe).fills) {
+				o.left.Store(false)
+				for _, p := range o.pipes {
+					_ = p.file.SetReadDeadline(time.Time{})
+					o.closed.Go(p.read)
+				}
+			}
+		}
+	}
 }
 
 func (o *workerOutput) close() {
@@ -185,11 +231,16 @@ type outputPipe struct {
 	source output.Source
 	ring   *output.Ring
 	tail   *output.Tail
+	left   *atomic.Bool
 }
 
 func (p *outputPipe) read() {
-	defer p.file.Close()
-	defer p.split.End(p.add)
+	defer func() {
+		p.split.End(p.add)
+		if !p.left.Load() {
+			_ = p.file.Close()
+		}
+	}()
 	for {
 		space := p.split.Space()
 		n, err := p.file.Read(space)
@@ -197,6 +248,9 @@ func (p *outputPipe) read() {
 			p.split.Took(n, p.add)
 		}
 		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded) && p.left.Load():
+			p.readLine()
+			return
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			p.readRest()
 			return
@@ -211,13 +265,52 @@ func (p *outputPipe) read() {
 // readRest takes what is in the pipe. A process that has left the worker's group
 // may still write: more than a pipe holds is not waited for.
 func (p *outputPipe) readRest() {
+	p.take(func(taken int) []byte {
+		if taken >= pipeSize {
+			return nil
+		}
+		return p.split.Space()
+	})
+}
+
+// readLine takes the rest of a line that has begun, as far as it is there, and
+// leaves the next one whole.
+func (p *outputPipe) readLine() {
+	p.take(func(taken int) []byte {
+		if !p.split.Within() || taken >= output.MaxLine {
+			return nil
+		}
+		return p.split.Space()[:1]
+	})
+}
+
+// fills tells whether the half of the pipe is taken.
+func (p *outputPipe) fills() (yes bool) {
+	raw, err := p.file.SyscallConn()
+	if err != nil {
+		return false
+	}
+	_ = raw.Control(func(fd uintptr) {
+		held, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+		size, sizeErr := unix.FcntlInt(fd, unix.F_GETPIPE_SZ, 0)
+		yes = err == nil && sizeErr == nil && held >= size/2
+	})
+	return yes
+}
+
+// take reads what is in the pipe, while there is space for it.
+func (p *outputPipe) take(space func(taken int) []byte) {
 	raw, err := p.file.SyscallConn()
 	if err != nil {
 		return
 	}
 	_ = raw.Control(func(fd uintptr) {
-		for left := pipeSize; left > 0; {
-			n, err := unix.Read(int(fd), p.split.Space())
+		for taken := 0; ; {
+			into := space(taken)
+			if len(into) == 0 {
+				return
+			}
+			n, err := unix.Read(int(fd), into)
 			if err == unix.EINTR {
 				continue
 			}
@@ -225,7 +318,7 @@ func (p *outputPipe) readRest() {
 				return
 			}
 			p.split.Took(n, p.add)
-			left -= n
+			taken += n
 		}
 	})
 }
@@ -266,7 +359,9 @@ func (m *Master) adoptOutputs(stored []notify.NamedFile) map[uint64]*workerOutpu
 		// process.
 		go func() {
 			o.closed.Wait()
-			m.forgetOutput(o)
+			if !o.left.Load() {
+				m.forgetOutput(o)
+			}
 		}()
 	}
 	return adopted

@@ -9,8 +9,10 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -192,6 +194,69 @@ func TestNextMasterGoesOnReadingWhatOrphansPrint(t *testing.T) {
 		defer world.mu.Unlock()
 		return !world.kept[o.name]
 	})
+}
+
+// leavingPipe is one stream of a worker in whose first line its reader is.
+func leavingPipe(t *testing.T) (p *outputPipe, ring *output.Ring, print func(string)) {
+	t.Helper()
+	r, w, err := systemPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring = output.NewRing(outputKept)
+	p = &outputPipe{file: os.NewFile(uintptr(r), "pipe"), ring: ring, tail: new(output.Tail), left: new(atomic.Bool)}
+	writer := os.NewFile(uintptr(w), "worker")
+	t.Cleanup(func() { _ = p.file.Close(); _ = writer.Close() })
+	p.split.Took(copy(p.split.Space(), "half "), p.add)
+	_ = p.file.SetReadDeadline(time.Unix(1, 0))
+	return p, ring, func(text string) {
+		if _, err := writer.WriteString(text); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func texts(ring *output.Ring) (texts []string) {
+	lines, _ := ring.Follow().Rest()
+	for _, l := range lines {
+		texts = append(texts, string(l.Text))
+	}
+	return texts
+}
+
+func TestMasterThatIsSucceededReadsToTheEndOfALineAndNoFurther(t *testing.T) {
+	p, ring, print := leavingPipe(t)
+	print("a line\nthe next one\n")
+	p.left.Store(true)
+	p.read()
+	if got := texts(ring); !slices.Equal(got, []string{"half a line"}) {
+		t.Errorf("it has read %q", got)
+	}
+	rest := make([]byte, 100)
+	_ = p.file.SetReadDeadline(time.Time{})
+	if n, _ := p.file.Read(rest); string(rest[:n]) != "the next one\n" {
+		t.Errorf("in the pipe it left %q", rest[:n])
+	}
+	// The negative twin: of a worker that has ended, everything is read.
+	p, ring, print = leavingPipe(t)
+	print("a line\nthe next one\n")
+	p.read()
+	if got := texts(ring); !slices.Equal(got, []string{"half a line", "the next one"}) {
+		t.Errorf("of a worker that has ended it has read %q", got)
+	}
+}
+
+func TestNoWorkerWaitsForAMasterThatLeavesSlowly(t *testing.T) {
+	p, ring, print := leavingPipe(t)
+	o := &workerOutput{read: []*os.File{p.file}, pipes: []*outputPipe{p}}
+	p.left = &o.left
+	m := newMaster(Config{}, newWorld(deaf).platform())
+	m.children[1] = &child{output: o}
+	m.leaveOutput()
+	for range 32 {
+		print(strings.Repeat("x", output.MaxLine-1) + "\n") // returns, or the test ends by its limit
+	}
+	awaitTrue(t, "what was printed is read", func() bool { return ring.Added() > 8 })
 }
 
 func TestWorkerMayPrintAQuarterOfAMiBWhileThereIsNoMaster(t *testing.T) {

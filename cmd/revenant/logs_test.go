@@ -3,7 +3,11 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -164,4 +168,73 @@ func TestWorkerOfAnotherUserMayOpenItsOutputAgain(t *testing.T) {
 		out, _, _ := client(i, t, "logs", "-n", "1")
 		return strings.HasSuffix(out, " g1 s0 w1 err | hello\n")
 	})
+}
+
+// counting prints numbered lines, and goes on when it is asked to drain.
+const counting = `trap "" TERM
+while :; do
+	for k in 1 2 3 4 5 6 7 8 9 10; do i=$((i+1)); echo "n $REVENANT_WORKER $i end"; done
+	sleep 0.005
+done`
+
+// gaps tells where numbered lines are missing or torn, by worker.
+func gaps(lines []string) (wrong []string) {
+	numbered := regexp.MustCompile(`\bn (\d+) (\d+) end$`)
+	last := map[string]int{}
+	for _, line := range lines {
+		m := numbered.FindStringSubmatch(line)
+		if m == nil {
+			wrong = append(wrong, fmt.Sprintf("%q", line))
+			continue
+		}
+		n, _ := strconv.Atoi(m[2])
+		if had := last[m[1]]; had != 0 && n != had+1 {
+			wrong = append(wrong, fmt.Sprintf("worker %s: %d after %d", m[1], n, had))
+		}
+		last[m[1]] = n
+	}
+	return wrong
+}
+
+func TestNoLineIsLostOrTornAtAnUpgrade(t *testing.T) {
+	i := supervisortest.Start(t, "--workers", "2", "--ready", "delay:50ms", "--liveness", "0s", "--drain-timeout", "1s", "--", "sh", "-c", counting)
+	shown := filepath.Join(t.TempDir(), "shown") // a reader that is never slow
+	file, err := os.Create(shown)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	logs := exec.Command(supervisortest.Binary(t), "logs", "-f", "--runtime-dir", i.Dir, "--name", i.Name)
+	logs.Stdout, logs.Stderr = file, file
+	if err := logs.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = logs.Process.Kill(); _ = logs.Wait() })
+	for range 3 {
+		newest := fmt.Sprintf("| n %d ", i.Now().Workers[0].Worker)
+		awaitTrue(t, "a line of the newest generation", func() bool {
+			text, _ := os.ReadFile(shown)
+			return strings.Contains(string(text), newest)
+		})
+		upgraded(i, t)
+	}
+	signalNow(t, i.Command.Process.Pid, unix.SIGTERM)
+	i.Wait()
+	if err := logs.Wait(); err != nil {
+		t.Errorf("logs -f ends with %v", err)
+	}
+	text, _ := os.ReadFile(shown)
+	followed := strings.Split(strings.TrimSpace(string(text)), "\n")
+	if wrong := gaps(followed); len(wrong) > 0 {
+		t.Errorf("of %d lines that logs -f shows are wrong: %v", len(followed), wrong)
+	}
+	var logged []string
+	for _, r := range records(t, strings.Split(strings.TrimSpace(i.Log()), "\n")) {
+		if r.Revenant != nil {
+			logged = append(logged, r.Msg)
+		}
+	}
+	if wrong := gaps(logged); len(wrong) > 0 || len(logged) == 0 {
+		t.Errorf("of %d lines in the log are wrong: %v", len(logged), wrong)
+	}
 }

@@ -95,6 +95,9 @@ func (s *Splitter) grow() {
 	s.buffer = larger
 }
 
+// Within tells whether a line has begun and not ended.
+func (s *Splitter) Within() bool { return s.held > 0 }
+
 // End hands over the line that the stream ended in, if it had begun.
 func (s *Splitter) End(emit func(text []byte, size int)) {
 	if s.held > 0 {
