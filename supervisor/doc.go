@@ -62,7 +62,7 @@
 //	awaitAlone           New          no earlier master lives        nobody; it ends with the process
 //	one per start        expect       the worker is ready or gone    nobody; it holds nothing
 //	a look at all        keepWatch    all were looked at             nobody; it holds nothing
-//	two per probe        keepWatch    two intervals have passed      nobody; a stop ends them
+//	probes and each one  keepWatch    two intervals have passed      nobody; a stop ends them
 //	one per orphan       New          the orphan, or Run, has ended  nobody; it holds its pidfd
 //
 // State has one owner, Run. Others send it functions (ask) or facts (exits).

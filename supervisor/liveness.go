@@ -25,6 +25,8 @@ const (
 	// quarters when one look must be compared with the next.
 	looksPerInterval = 4
 	longestLook      = 15 * time.Second
+	// probesPerInterval is how often when there is a probe: chance needs some tries.
+	probesPerInterval = 8
 	// closeLooks is how often while one is under suspicion: what happens between two
 	// looks and leaves no trace must not look like standstill.
 	closeLooks   = 32
@@ -90,6 +92,9 @@ func (m *Master) watchDue() time.Time {
 
 // lookPause is the time between two looks, and closePause under suspicion.
 func (m *Master) lookPause() time.Duration {
+	if m.cfg.LivenessProbe != "" {
+		return min(m.cfg.Liveness/probesPerInterval, longestLook)
+	}
 	return min(m.cfg.Liveness/looksPerInterval, longestLook)
 }
 
@@ -112,9 +117,15 @@ type vigil struct {
 	program time.Time // since when the program is what it is
 	waits   bool      // a worker of it was seen waiting for connections: it shows
 	probes  int       // under way
-	blind   bool      // whose answers they are was not to be seen, and it was said
+	answers bool      // the program answers probes
+	blind   bool      // it was said that probes are of no use
 	queues  map[string]*queue
 	due     time.Time // of the timer
+}
+
+// newProgram forgets what is known of the workers' program, or of how it is asked.
+func (v *vigil) newProgram() {
+	v.program, v.waits, v.answers, v.blind = time.Now(), false, false, false
 }
 
 // keepWatch judges the workers by what is known, asks them and looks at them anew.
@@ -142,7 +153,7 @@ func (m *Master) keepWatch(now time.Time) {
 	}
 	if asks {
 		m.vigil.ask = m.vigil.next
-		m.sendProbes()
+		m.sendProbes(now)
 	}
 	m.lookAtAll()
 }
@@ -173,7 +184,8 @@ func (c *child) silent(now time.Time) string {
 }
 
 // askAlive sends a request through the worker's door. Any answer is a sign of
-// life, an error too, unless the operator named what to ask: only silence is none.
+// life, an error too: only silence is none. Of a liveness probe, which an operator
+// chose, more is expected, once it was met.
 func (m *Master) askAlive(c *child) {
 	if c.door < 0 || c.life.asking {
 		return
@@ -185,12 +197,15 @@ func (m *Master) askAlive(c *child) {
 	}
 	m.question(c, method, path, time.Now().Add(2*c.life.interval), func(err error) {
 		c.life.asking = false
+		if named {
+			m.learns(c, path, err)
+		}
 		var status *StatusError
 		switch {
-		case err == nil || errors.As(err, &status) && !named:
+		case err == nil, errors.As(err, &status) && !(named && m.vigil.answers):
 			c.life.beat = time.Now()
 		case status != nil:
-			c.life.owes = fmt.Sprintf("it answered GET %s with %v", path, status)
+			c.life.owes = badAnswer(path, status)
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			c.closeDoor() // it can be asked no more, and owes nothing
 			c.life.owes = ""

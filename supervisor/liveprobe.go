@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,107 +26,122 @@ import (
 // debt is what a worker owes to the probe.
 type debt struct {
 	probed bool      // there is a probe
-	since  time.Time // when it was asked for the first time since it last answered well; zero when it owes nothing
+	asked  time.Time // when it last accepted one
+	since  time.Time // of the first since it last answered well; zero when it owes nothing
 	what   string
 }
 
-// acceptTime is how long a probe waits until somebody accepted it before it sends
-// its request all the same: there are programs that accept only who has spoken.
-const acceptTime = time.Second
+const (
+	// acceptTime is how long a probe waits until somebody accepts it. Then its request
+	// is sent all the same: whoever accepts a connection without one waits for it.
+	acceptTime = time.Second
+	// mostProbes are sent at once: several, because those that come together are
+	// likely to be taken by different workers.
+	mostProbes = 8
+)
 
-// sendProbes asks as many workers as it takes so that each is asked once in an
-// interval, if chance is fair.
-func (m *Master) sendProbes() {
-	pids := map[uint64]int{}
+// sendProbes sends as many probes as there are workers that took none for a quarter
+// of the interval. Chance decides who gets them.
+func (m *Master) sendProbes(now time.Time) {
+	pids, missed := map[uint64]int{}, 0
 	for id, c := range m.children {
 		c.life.debt.probed = m.cfg.LivenessProbe != ""
-		if c.life.debt.probed && c.watched() && c.door < 0 {
-			pids[id] = c.pid
+		if !c.life.debt.probed || !c.watched() || c.door >= 0 {
+			continue
+		}
+		pids[id] = c.pid
+		if now.Sub(c.life.debt.asked) > c.life.interval/4 {
+			missed++
 		}
 	}
-	if len(m.cfg.Sockets) == 0 {
-		return
-	}
-	for range (len(pids) + looksPerInterval - 1) / looksPerInterval {
-		if m.vigil.probes < len(pids) {
-			m.sendProbe(pids)
-		}
+	if n := min(missed, mostProbes, len(pids)-m.vigil.probes); n > 0 && len(m.cfg.Sockets) > 0 {
+		m.sendRound(n, pids)
 	}
 }
 
-func (m *Master) sendProbe(pids map[uint64]int) {
-	m.vigil.probes++
+// sendRound sends n probes.
+func (m *Master) sendRound(n int, pids map[uint64]int) {
+	m.vigil.probes += n
 	a, path := m.cfg.Sockets[0].Bound(), m.cfg.LivenessProbe
 	ctx, cancel := context.WithTimeout(m.probing, 2*m.cfg.Liveness)
 	// Ends after two intervals at the latest, sooner when the instance stops; nobody
 	// waits for it.
 	go func() {
 		defer cancel()
-		conn, err := new(net.Dialer).DialContext(ctx, a.Network(), a.Dial())
-		if err != nil { // a full queue is seen by others
-			m.send(func() { m.vigil.probes-- })
-			return
+		round := round{pids: pids}
+		for range n {
+			// A full queue is seen by others.
+			if conn, err := new(net.Dialer).DialContext(ctx, a.Network(), a.Dial()); err == nil {
+				round.waiting = append(round.waiting, conn)
+			}
 		}
-		defer conn.Close()
-		defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
-		who, answer := m.converse(ctx, conn, pids, path)
-		m.send(func() {
-			m.vigil.probes--
-			m.answered(who, path, answer)
+		failed := n - len(round.waiting)
+		m.send(func() { m.vigil.probes -= failed })
+		var asking sync.WaitGroup
+		err := round.deal(ctx, func(conn net.Conn, who uint64) {
+			asking.Go(func() { m.probeOn(ctx, conn, who, path) })
 		})
+		if err != nil {
+			m.send(func() {
+				m.blind("cannot see whose answer it gets, so nobody is judged by it: %w (in a sandbox, allow AF_NETLINK)", err)
+			})
+		}
+		asking.Wait()
 	}()
 }
 
-// converse finds out who accepted the connection, asks, and returns what came of
-// it; nobody is 0.
-func (m *Master) converse(ctx context.Context, conn net.Conn, pids map[uint64]int, path string) (who uint64, answer error) {
-	ctx, cancel := context.WithCancel(ctx)
-	accepted := make(chan uint64, 1)
-	// Ends when the answer is there; its channel has room.
-	go func() {
-		id, err := accepter(ctx, conn, pids)
-		if err != nil {
-			m.send(func() { m.cannotSeeAnswers(err) })
-		}
-		if id != 0 {
-			m.send(func() { m.owesAnswer(id, path) })
-		}
-		accepted <- id
-	}()
-	patience := time.NewTimer(acceptTime)
-	defer patience.Stop()
-	known := false
-	select {
-	case who = <-accepted:
-		known = true
-	case <-patience.C:
-	}
+// probeOn asks on a connection, which it owns, and tells the loop what came of it.
+func (m *Master) probeOn(ctx context.Context, conn net.Conn, who uint64, path string) {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	m.send(func() { m.owesAnswer(who, path) })
 	r, err := probeRequest(ctx, http.MethodGet, path)
 	if err == nil {
 		r.Close = true
 		err = roundTrip(conn, r)
 	}
-	cancel()
-	if !known {
-		who = <-accepted
-	}
-	return who, err
+	m.send(func() {
+		m.vigil.probes--
+		m.answered(who, path, err)
+	})
 }
 
-// accepter waits until one of the workers has accepted a connection, and says
-// which.
-func accepter(ctx context.Context, conn net.Conn, pids map[uint64]int) (who uint64, err error) {
-	err = lookUntil(ctx, func(context.Context) (bool, error) {
-		inode, err := farEnd(conn)
-		if inode != 0 && err == nil {
-			who = holder(inode, pids)
+// round is some probes that nobody has accepted yet, as far as is known.
+type round struct {
+	pids    map[uint64]int // workers that may
+	waiting []net.Conn
+}
+
+// deal hands over each connection as soon as it is known who accepted it, and at
+// the end those that nobody did, or nobody whom we know: 0.
+func (r *round) deal(ctx context.Context, take func(conn net.Conn, who uint64)) error {
+	limited, cancel := context.WithTimeout(ctx, acceptTime)
+	defer cancel()
+	err := lookUntil(limited, func(context.Context) (bool, error) {
+		accepted := map[uint64]net.Conn{}
+		for _, conn := range r.waiting {
+			inode, err := farEnd(conn)
+			if err != nil {
+				return false, err
+			}
+			if inode != 0 {
+				accepted[inode] = conn
+			}
 		}
-		return inode != 0, err
+		for inode, who := range holders(accepted, r.pids) {
+			conn := accepted[inode]
+			r.waiting = slices.DeleteFunc(r.waiting, func(c net.Conn) bool { return c == conn })
+			take(conn, who)
+		}
+		return len(r.waiting) == 0, nil
 	})
-	if ctx.Err() != nil {
-		err = nil
+	for _, conn := range r.waiting {
+		take(conn, 0)
 	}
-	return who, err
+	if limited.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 // farEnd is the inode of the other end of a connection to ourselves, 0 while
@@ -146,22 +163,37 @@ func farEnd(conn net.Conn) (uint64, error) {
 	return s.Peer, err
 }
 
-// holder is the worker that holds a socket, 0 when none of these does.
-func holder(inode uint64, pids map[uint64]int) uint64 {
+// holders tells who holds which of the sockets; 0 is none of these workers.
+func holders(sockets map[uint64]net.Conn, pids map[uint64]int) map[uint64]uint64 {
+	who := make(map[uint64]uint64, len(sockets))
+	for inode := range sockets {
+		who[inode] = 0
+	}
+	if len(sockets) == 0 {
+		return who
+	}
 	for id, pid := range pids {
 		for _, p := range tree.Of(pid) {
-			if holds, _ := tree.Holds(p, []uint64{inode}); holds {
-				return id
+			held, _ := tree.Sockets(p) // one that is not to be seen is nobody's
+			for _, inode := range held {
+				if _, is := who[inode]; is {
+					who[inode] = id
+				}
 			}
 		}
 	}
-	return 0
+	return who
 }
 
 // owesAnswer begins a debt.
 func (m *Master) owesAnswer(worker uint64, path string) {
-	if c := m.children[worker]; c != nil && c.life.debt.since.IsZero() {
-		c.life.debt.since, c.life.debt.what = time.Now(), "it did not answer GET "+path
+	c := m.children[worker]
+	if c == nil {
+		return
+	}
+	c.life.debt.asked = time.Now()
+	if m.vigil.answers && c.life.debt.since.IsZero() {
+		c.life.debt.since, c.life.debt.what = c.life.debt.asked, "it did not answer GET "+path
 	}
 }
 
@@ -171,20 +203,34 @@ func (m *Master) answered(worker uint64, path string, err error) {
 	if c == nil {
 		return
 	}
+	m.learns(c, path, err)
 	var status *StatusError
 	switch {
 	case err == nil:
 		c.life.debt.since = time.Time{}
 	case errors.As(err, &status):
-		c.life.debt.what = fmt.Sprintf("it answered GET %s with %v", path, status)
+		c.life.debt.what = badAnswer(path, status)
 	}
 }
 
-// cannotSeeAnswers says once that probes are of no use here.
-func (m *Master) cannotSeeAnswers(err error) {
+func badAnswer(path string, status *StatusError) string {
+	return fmt.Sprintf("it answered GET %s with %v", path, status)
+}
+
+// learns notes whether the program answers the probe at all.
+func (m *Master) learns(c *child, path string, err error) {
+	switch {
+	case err == nil:
+		m.vigil.answers = m.vigil.answers || c.started.After(m.vigil.program)
+	case !m.vigil.answers:
+		m.blind("no worker has answered GET %s yet as it should, so none is judged by it: %w", path, err)
+	}
+}
+
+// blind says once that probes are of no use now.
+func (m *Master) blind(format string, about ...any) {
 	if !m.vigil.blind {
 		m.vigil.blind = true
-		m.publish(event.Event{Kind: event.Warning, Message: fmt.Sprintf(
-			"cannot see which worker answers the liveness probe, so none is judged by it: %v (in a sandbox, allow AF_NETLINK)", err)})
+		m.publish(event.Event{Kind: event.Warning, Message: "liveness probe: " + fmt.Errorf(format, about...).Error()})
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"revenant/supervisor/event"
 )
@@ -87,7 +86,7 @@ func (m *Master) apply(op *Operation, s Settings) {
 		target = s.Workers
 	}
 	m.cfg.Settings = s
-	m.vigil.program, m.vigil.waits = time.Now(), false
+	m.vigil.newProgram()
 	r := &roll{op: op, reason: opReload, limit: target}
 	r.end = func(err error) {
 		if err != nil {

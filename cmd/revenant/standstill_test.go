@@ -42,6 +42,7 @@ while True:
     if path == "/wait": time.sleep(3600)
     if path == "/compute": compute(0.05)
     if path in ("/mute", "/bad"): sick = path
+    if path == "/never": client.close(); continue
     if sick == "/mute" and path == "/health":
         held.append(client)
         continue
@@ -85,17 +86,11 @@ func sends(t *testing.T, i *supervisortest.Instance, path string) net.Conn {
 func foundInTime(t *testing.T, i *supervisortest.Instance, events <-chan event.Event, why string) {
 	t.Helper()
 	began := time.Now()
-	e := supervisortest.AwaitEvent(t, events, "a worker that hangs", func(e event.Event) bool { return e.Kind == event.WorkerHung })
-	took := time.Since(began)
-	t.Logf("found after %v: %s", took.Round(time.Millisecond), e.Message)
-	if took > 2*standstillInterval || !strings.Contains(e.Message, why) {
-		t.Errorf("found after %v: %q, want %q", took, e.Message, why)
+	gone := foundHung(t, i, events, 0, why)
+	// It ended when it had been found, so the end of its dump is in this.
+	if took := gone.Time.Sub(began); took > 2*standstillInterval {
+		t.Errorf("found after %v", took)
 	}
-	gone := supervisortest.AwaitEvent(t, events, "its end", func(g event.Event) bool { return g.Kind == event.WorkerExited && g.Worker == e.Worker })
-	if gone.Cause != "hang" || gone.Planned {
-		t.Errorf("it ended by %q, planned %t", gone.Cause, gone.Planned)
-	}
-	supervisortest.AwaitEvent(t, events, "its successor", func(g event.Event) bool { return g.Kind == event.WorkerReady && *g.Slot == *e.Slot })
 }
 
 func TestProgramThatSpinsOrIsDeadlockedIsFoundThoughItSaysNothing(t *testing.T) {
@@ -188,6 +183,7 @@ func keepBusy(t *testing.T, i *supervisortest.Instance, until time.Time) (answer
 }
 
 func TestProgramThatDoesNotAnswerTheLivenessProbeIsFound(t *testing.T) {
+	// How soon is chance: the kernel chooses who gets a probe.
 	for path, why := range map[string]string{
 		"/mute": "it did not answer GET /health for 2s",
 		"/bad":  "it answered GET /health with status 503 Service Unavailable for 2s",
@@ -198,7 +194,7 @@ func TestProgramThatDoesNotAnswerTheLivenessProbeIsFound(t *testing.T) {
 				i := runSingleThreaded(t, "--listen="+listener, "--liveness-probe=http:/health")
 				events := i.Follow()
 				sends(t, i, path)
-				foundInTime(t, i, events, why)
+				foundHung(t, i, events, 0, why)
 			})
 		}
 	}
@@ -211,5 +207,44 @@ func TestProgramThatAnswersTheLivenessProbeIsLeftAlone(t *testing.T) {
 		later := time.Now().Add(5 * standstillInterval / 2)
 		awaitTrue(t, "two intervals and a half pass", func() bool { time.Sleep(50 * time.Millisecond); return time.Now().After(later) })
 		noneHung(t, i)
+	}
+}
+
+// Another twin: a probe that nobody has ever answered is a wrong one, and ends nobody.
+func TestLivenessProbeThatNobodyEverAnsweredIsSaidAndNotHeldAgainstAnyone(t *testing.T) {
+	i := runSingleThreaded(t, "--liveness-probe=http:/never")
+	events := i.Follow()
+	said := supervisortest.AwaitEvent(t, events, "a warning", func(e event.Event) bool { return e.Kind == event.Warning })
+	if !strings.HasPrefix(said.Message, "liveness probe: no worker has answered GET /never yet as it should, so none is judged by it: ") {
+		t.Errorf("it says %q", said.Message)
+	}
+	later := time.Now().Add(3 * standstillInterval / 2)
+	awaitTrue(t, "one interval and a half passes", func() bool { time.Sleep(50 * time.Millisecond); return time.Now().After(later) })
+	noneHung(t, i)
+}
+
+// Package worker is asked through its door, and what it answers counts once it was
+// ever good.
+func TestWorkerThatAnswersTheLivenessProbeBadlyIsFoundOnceItAnsweredWell(t *testing.T) {
+	mark := openDir(t)
+	i := supervisortest.BeginProgram(t, variant(t, "answers-500-when-told"), []string{marker + "=" + mark}, "--workers=2", "--liveness=1s", "--liveness-probe=http:/")
+	i.Await("ready", isReady)
+	events := i.Follow()
+	later := time.Now().Add(2 * time.Second)
+	awaitTrue(t, "two intervals pass", func() bool { time.Sleep(50 * time.Millisecond); return time.Now().After(later) })
+	noneHung(t, i)
+	write(t, filepath.Join(mark, "sick"), nil, 0o644)
+	foundHung(t, i, events, 0, "it answered GET / with status 500 Internal Server Error for 1s")
+}
+
+// The twin.
+func TestWorkersThatNeverAnsweredTheLivenessProbeWellAreNotJudgedByIt(t *testing.T) {
+	i := supervisortest.BeginProgram(t, variant(t, "answers-500"), nil, "--workers=2", "--liveness=1s", "--liveness-probe=http:/")
+	i.Await("ready", isReady)
+	later := time.Now().Add(3 * time.Second)
+	awaitTrue(t, "three intervals pass", func() bool { time.Sleep(50 * time.Millisecond); return time.Now().After(later) })
+	noneHung(t, i)
+	if !strings.Contains(i.Log(), "no worker has answered GET / yet as it should") {
+		t.Error("nobody says that the probe is of no use")
 	}
 }
