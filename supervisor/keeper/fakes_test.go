@@ -221,6 +221,15 @@ func obey(order []string, inherited []notify.NamedFile) (string, error) {
 		return "", conn.Close()
 	case "worker": // id, manner
 		return startWorker(order[1], order[2])
+	case "began": // pid
+		return strconv.FormatUint(beganOf(argument(1)), 10), nil
+	case "ended": // pid, when it began
+		began, _ := strconv.ParseUint(order[2], 10, 64)
+		e, err := keeper.HowEnded(context.Background(), argument(1), began)
+		if err != nil {
+			return err.Error(), nil
+		}
+		return fmt.Sprintf("status=%#x asked=%d killed=%t", int(e.Status), e.Asked, e.Killed), nil
 	case "stranger": // a child of none of ours, which stays until it is killed; its pid where we live
 		out, err := exec.Command("/bin/sh", "-c", "/usr/bin/setsid /bin/sleep 100 >/dev/null 2>&1 & echo $!").Output()
 		return strings.TrimSpace(string(out)), err

@@ -75,6 +75,7 @@ type keeper struct {
 	rolledBack string    // why that of the last upgrade was given up, "" when it was not
 
 	orphans    map[int]*orphan // by pid, until they are reaped
+	ends       []end           // the newest, oldest first
 	lookAt     time.Time
 	limboPause time.Duration
 

@@ -162,6 +162,7 @@ func (k *keeper) hear(m notify.Message, now time.Time) {
 	if who, ok := m.Value(notify.OrphanKey); ok {
 		k.introduce(who, now)
 	}
+	k.tellEnd(m, now)
 	k.relayAbove(m, now)
 	if m.Says(notify.Ready) && k.master.readyAt.IsZero() {
 		k.commit(now)

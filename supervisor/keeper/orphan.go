@@ -18,21 +18,25 @@ import (
 type orphan struct {
 	worker, slot string
 	generation   int
-	killAt       time.Time // zero until it was asked to leave
+	asked        syscall.Signal // to leave, by this signal; 0 until then
+	killed       bool           // because it did not leave in time
+	killAt       time.Time      // zero until it was asked to leave
 }
 
-// reap collects every child that has died. It is the only place that waits for children.
+// reap collects every child that has died. Nothing else waits for children, but for one that a master
+// asks for.
 func (k *keeper) reap(now time.Time) {
 	look := false
 	for {
-		var status syscall.WaitStatus
-		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
-		if err == syscall.EINTR {
-			continue
-		}
+		pid, err := nextDead()
 		k.childless = err == syscall.ECHILD
 		if err != nil || pid <= 0 {
 			break
+		}
+		began := beganOf(pid)
+		var status syscall.WaitStatus
+		if got, err := syscall.Wait4(pid, &status, syscall.WNOHANG, nil); err != nil || got != pid {
+			continue // interrupted
 		}
 		if !k.leaveAt.IsZero() && status.Signaled() && status.Signal() == syscall.SIGKILL {
 			k.cut++
@@ -48,18 +52,25 @@ func (k *keeper) reap(now time.Time) {
 			continue
 		}
 		k.candidateDied(pid, now)
-		o := k.orphans[pid]
-		delete(k.orphans, pid)
-		if o != nil && o.generation > 0 {
-			k.Logger.Info("former worker exited", append(o.facts(pid), cause(status), "asked", !o.killAt.IsZero())...)
-			look = true // its own children may be ours now
-			continue
-		}
-		k.Logger.Debug("orphan reaped", "pid", pid, cause(status))
+		look = k.buried(pid, began, status, now) || look
 	}
 	if look || len(k.orphans) > 0 || k.ending && !k.childless {
 		k.look(now)
 	}
+}
+
+// buried notes the end of a child that was no master. It tells whether that was a worker, whose own
+// children may be ours now.
+func (k *keeper) buried(pid int, began uint64, status syscall.WaitStatus, now time.Time) bool {
+	o := k.orphans[pid]
+	delete(k.orphans, pid)
+	k.remember(pid, began, status, o, now)
+	if o == nil || o.generation == 0 {
+		k.Logger.Debug("orphan reaped", "pid", pid, cause(status))
+		return false
+	}
+	k.Logger.Info("former worker exited", append(o.facts(pid), cause(status), "asked", o.asked != 0)...)
+	return true
 }
 
 // look finds the orphans anew and asks those to leave that have no business any more. Once is
@@ -99,17 +110,18 @@ func (k *keeper) wanted(o *orphan) bool {
 		k.candidate.pid != 0 && o.generation == k.candidate.generation)
 }
 
-// retire asks an orphan to leave, once, and kills it and its group when it has not in time.
+// retire asks an orphan to leave, once, and kills it and its group when it has not in time. What was
+// dead before did not end by that.
 func (k *keeper) retire(pid int, o *orphan, now time.Time) {
 	facts := o.facts(pid)
 	switch {
-	case o.killAt.IsZero():
+	case o.killAt.IsZero() && !dead(pid):
 		k.Logger.Info("former worker asked to leave", append(facts, "kill_in", humane(k.DrainTimeout))...)
-		o.killAt = now.Add(k.DrainTimeout)
-		unix.Kill(pid, k.stopSignal(o))
-	case !now.Before(o.killAt):
+		o.killAt, o.asked = now.Add(k.DrainTimeout), k.stopSignal(o)
+		unix.Kill(pid, o.asked)
+	case !o.killAt.IsZero() && !now.Before(o.killAt):
 		k.Logger.Warn("former worker killed: it did not leave in time", facts...)
-		o.killAt = now.Add(time.Second)
+		o.killAt, o.killed = now.Add(time.Second), o.killed || !dead(pid)
 		kill(pid)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -108,4 +109,29 @@ func pairOf(t *testing.T) (*Server, *Client) {
 		t.Fatal(err)
 	}
 	return server, client
+}
+
+func TestQuestionHowAProcessEndedIsAnsweredWithAllOfIt(t *testing.T) {
+	server, client := pairOf(t)
+	want := Ended{Status: unix.WaitStatus(unix.SIGKILL), Asked: unix.SIGTERM, Killed: true, Time: time.UnixMicro(1764210000123456)}
+	// Ends with the second answer.
+	go func() {
+		for range 2 {
+			asked, err := server.Receive()
+			pid, began, asks := asked.AsksEnd()
+			if err != nil || !asks || pid != 4242 {
+				t.Errorf("the question is %+v, %v", asked, err)
+			}
+			if began == 77 {
+				_ = asked.Answer(nil, want.Assignment())
+			}
+			asked.Close()
+		}
+	}()
+	if got, err := client.HowEnded(context.Background(), 4242, 77); err != nil || got != want {
+		t.Errorf("it ended %+v, %v, want %+v", got, err, want)
+	}
+	if got, err := client.HowEnded(context.Background(), 4242, 78); !errors.Is(err, ErrNoAnswer) {
+		t.Errorf("of one that nobody knows: %+v, %v", got, err)
+	}
 }
