@@ -140,6 +140,7 @@ func (m *Master) keepWatch(now time.Time) {
 		return
 	}
 	m.vigil.next = now.Add(m.lookPause())
+	m.lookForOOM() // it may have met no worker
 	asks := !now.Before(m.vigil.ask)
 	for _, c := range m.children {
 		if !c.watched() {
