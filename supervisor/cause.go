@@ -1,10 +1,13 @@
 package supervisor
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"revenant/supervisor/notify"
 )
 
 // cause is why a worker ended, in the words that ps, events and the log share.
@@ -21,6 +24,7 @@ const (
 	causeDrainTimeout cause = "drain-timeout" // not gone in time, killed by us
 	causeCannotStart  cause = "cannot-start"  // it never came to be the program
 	causeMemoryLimit  cause = "memory-limit"  // asked to leave because it had grown beyond max-memory
+	causeUnknown      cause = "unknown"       // nobody who could tell us saw it
 	causeOOM          cause = "oom"           // SIGKILL that nobody here sent while the cgroup's oom_kill count rose
 )
 
@@ -49,6 +53,23 @@ func (m *Master) judge(c *child, status unix.WaitStatus) (cause, trigger) {
 	return plainCause(status), endOf(c, status)
 }
 
+// judgeOrphan says why a worker ended whose master had gone, from what the keeper
+// saw and sent, and from what that master had noted on the board.
+func (m *Master) judgeOrphan(o *orphan, end notify.Ended) cause {
+	m.lookForOOM()
+	killed := end.Status.Signaled() && end.Status.Signal() == unix.SIGKILL
+	asked := cmp.Or(end.Asked, o.board.Asked())
+	switch {
+	case end.Killed && killed:
+		return causeDrainTimeout
+	case asked != 0 && answers(end.Status, asked):
+		return causeRequested
+	case killed && m.oom.claim():
+		return causeOOM
+	}
+	return plainCause(end.Status)
+}
+
 // oomKills is the cgroup's count of OOM kills and how many of the newest are not
 // yet put down to a worker: the kernel may kill several before we hear of one,
 // and may kill what was no worker of ours.
@@ -61,7 +82,19 @@ type oomKills struct {
 // oomMemory is how long after the rise a death may still be put down to it.
 const oomMemory = time.Second
 
-// lookForOOM is called at every exit, so that a rise is not kept for a later one.
+// beginOOM goes on where the master before looked last: workers that ended when
+// none lived are accounted for in the next moment.
+func (m *Master) beginOOM() {
+	m.oom.count = m.platform.oomKills()
+	if m.alone {
+		m.oom.count = m.state.oomKillsOr(m.oom.count)
+		m.lookForOOM()
+	}
+}
+
+// lookForOOM is called at every exit and now and then, so that a rise is not kept
+// for a later exit. What the master before accounted for while this one began is
+// not ours.
 func (m *Master) lookForOOM() {
 	now := m.platform.oomKills()
 	if time.Since(m.oom.rose) > oomMemory {
@@ -70,6 +103,9 @@ func (m *Master) lookForOOM() {
 	if now > m.oom.count {
 		m.oom.unclaimed += now - m.oom.count
 		m.oom.count, m.oom.rose = now, time.Now()
+	}
+	if m.alone {
+		m.state.setOOMKills(now)
 	}
 }
 

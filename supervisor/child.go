@@ -82,6 +82,7 @@ func (m *Master) start(s *seat) (*child, error) {
 	}
 	c.pid = pid
 	board.SetPID(pid)
+	board.SetBegan(m.platform.began(pid))
 	m.platform.store(boardName(id), board.FD())
 	s.starts++
 	m.children[id], m.byPID[pid] = c, c
@@ -173,13 +174,19 @@ func (m *Master) leaves(c *child, why string) {
 
 // retire asks a worker to finish what it has and go.
 func (m *Master) retire(c *child, reason string) {
-	c.asked = c.stop
+	c.isAsked(c.stop)
 	if c.draining() {
 		return
 	}
 	c.reason = reason
 	m.leaves(c, reason)
 	m.platform.kill(c.pid, c.stop)
+}
+
+// isAsked notes what a worker is sent to make it end, for the next master too.
+func (c *child) isAsked(sig unix.Signal) {
+	c.asked = sig
+	c.board.SetAsked(sig)
 }
 
 // kill ends a worker and its process group now.
@@ -221,10 +228,8 @@ func (m *Master) exited(x exit) {
 	}
 	e.LastLines = c.output.lastLines()
 	m.publish(e)
-	m.bury(c, e)
-	if c.n < len(m.seats) {
-		m.seats[c.n].lastExit = &LastExit{Worker: c.id, Cause: string(why), Reason: c.reason, Time: time.Now(), Planned: e.Planned, InFlight: e.InFlight, Detail: c.detail}
-	}
+	m.bury(Report{WorkerStatus: WorkerStatus{Requests: last.Answered()}, Started: c.started}, e, time.Now())
+	m.lastExit(e, time.Now(), c.detail)
 	if len(x.left) > 0 {
 		e := m.about(c, event.Warning)
 		e.Message = fmt.Sprintf("worker %d left processes behind that are in no group of its own, pids %v: killed (a program must stay in the foreground)", c.id, x.left)

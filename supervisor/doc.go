@@ -96,6 +96,13 @@
 //   - The keeper learns of orphans from /proc at the moment it needs them, by the
 //     REVENANT_ variables in their environment, and not from messages: a master
 //     can be killed between fork and send.
+//   - How an orphan ended only the keeper can tell, which reaps it; the master asks
+//     when it sees the end by a pidfd, or when it begins and finds the board of one
+//     that is gone. It asks by pid and start time, which are never used twice, and
+//     the board says by which signal a dead master had asked that worker to leave.
+//     The keeper remembers the newest 256 ends; one that it does not know is unknown.
+//   - The count of OOM kills that were accounted for is in the state page, so that
+//     what happened while no master lived is put down to those who died of it.
 //   - At an upgrade tableflip starts the successor, waits for it and kills it when
 //     it is late. Descriptors do not go through it: its files would put the
 //     listening sockets into the master's poller, which is woken for each

@@ -56,6 +56,7 @@ func (w *fakeWorld) platform() platform {
 		start:    w.start,
 		kill:     w.kill,
 		parent:   func(int) int { return 0 },
+		began:    func(pid int) uint64 { return uint64(pid) },
 		memory:   func(pid int) int64 { w.mu.Lock(); defer w.mu.Unlock(); return max(w.memory[pid], w.allMemory) },
 		oomKills: func() uint64 { w.mu.Lock(); defer w.mu.Unlock(); return w.oom },
 		store:    func(name string, _ ...int) { w.mu.Lock(); defer w.mu.Unlock(); w.kept[name] = true },

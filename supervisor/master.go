@@ -204,7 +204,7 @@ func (m *Master) Run(ctx context.Context, signals <-chan os.Signal) error {
 	defer close(m.done)
 	defer m.unprobe()
 	m.began = time.Now()
-	m.oom.count = m.platform.oomKills()
+	m.beginOOM()
 	go m.watchInbox() // ends when the server is closed or m.done is
 	if m.cfg.Watchdog > 0 {
 		go m.feedWatchdog() // ends when m.done is closed
@@ -385,7 +385,7 @@ func (m *Master) do(s *seat, former, successor *child, a action) {
 }
 
 func (m *Master) cannotStart(s *seat, err error) {
-	s.lastExit = &LastExit{Cause: "cannot start: " + err.Error(), Time: time.Now()}
+	s.lastExit = &LastExit{Generation: m.cfg.Generation, Cause: "cannot start: " + err.Error(), Time: time.Now()}
 	m.publish(event.Event{Kind: event.Warning, Slot: &s.n, Message: fmt.Sprintf("cannot start worker: %v", err)})
 }
 

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -10,9 +11,10 @@ import (
 // Report is all that there is to say of one worker, living or dead.
 type Report struct {
 	WorkerStatus
-	Started time.Time `json:"started"`
+	Started time.Time `json:"started,omitzero"`
 	// LastLines is what it printed last, oldest first, harmless to show; of a dead
-	// one complete. None of a worker that prints where we do.
+	// one complete, as far as this master read it. None of a worker that prints
+	// where we do.
 	LastLines []string `json:"last_lines,omitempty"`
 	// Exit is how it ended, nil while it lives.
 	Exit *event.Exit `json:"exit,omitempty"`
@@ -25,17 +27,22 @@ type Report struct {
 // one does not know them.
 const obituaries = 64
 
-// bury remembers a worker that has ended.
-func (m *Master) bury(c *child, e event.Event) {
-	now := time.Now()
-	r := Report{Started: c.started, LastLines: c.output.lastLines(), Exit: e.Exit, Ended: &now, Detail: e.Message}
-	r.WorkerStatus = WorkerStatus{
-		Slot: c.n, Worker: c.id, PID: c.pid, State: "dead", Generation: m.cfg.Generation, Uptime: e.Uptime, InFlight: int64(e.InFlight),
-		Requests: c.board.Snapshot().Answered(),
-	}
+// bury remembers a worker that has ended, with what its event says.
+func (m *Master) bury(r Report, e event.Event, ended time.Time) {
+	r.Slot, r.Worker, r.PID, r.State, r.Generation = *e.Slot, e.Worker, e.PID, "dead", cmp.Or(e.Generation, m.cfg.Generation)
+	r.Uptime, r.InFlight = e.Uptime, int64(e.InFlight)
+	r.LastLines, r.Exit, r.Ended, r.Detail = e.LastLines, e.Exit, &ended, e.Message
 	m.dead = append(m.dead, r)
 	if len(m.dead) > obituaries {
 		m.dead = append(m.dead[:0], m.dead[len(m.dead)-obituaries:]...)
+	}
+}
+
+// lastExit shows an end beside its slot, with what is to be said of it there.
+func (m *Master) lastExit(e event.Event, at time.Time, detail string) {
+	if *e.Slot < len(m.seats) {
+		m.seats[*e.Slot].lastExit = &LastExit{Worker: e.Worker, Generation: cmp.Or(e.Generation, m.cfg.Generation), Cause: e.Cause, Reason: e.Reason,
+			Time: at, Planned: e.Planned, InFlight: e.InFlight, Detail: detail}
 	}
 }
 
@@ -60,6 +67,9 @@ func (m *Master) reportOf(worker uint64) (Report, error) {
 			}
 		}
 		return r, nil
+	}
+	if o := m.orphans[worker]; o != nil {
+		return Report{WorkerStatus: m.orphanStatus(o, time.Now()), Started: o.started(), LastLines: o.output.lastLines()}, nil
 	}
 	for i := len(m.dead) - 1; i >= 0; i-- {
 		if m.dead[i].Worker == worker {

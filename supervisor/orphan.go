@@ -9,20 +9,20 @@ import (
 
 	"revenant/supervisor/event"
 	"revenant/supervisor/notify"
+	"revenant/supervisor/tree"
 	"revenant/worker/scoreboard"
 )
 
 // orphan is a worker whose master died. It goes on serving; the keeper is its
-// parent now, asks it to drain once our generation is committed, and reaps it.
-// We see its board and its end, not its exit status.
+// parent now, asks it to drain once our generation is committed, and reaps it. We
+// see its board and its end; how it ended, the keeper is asked.
 type orphan struct {
 	board  *scoreboard.Board
 	output *workerOutput
 }
 
-// adoptBoards opens the boards that the keeper kept. A page is only a hint: the
-// worker could have written another pid into it, so one that is not the
-// keeper's child is taken as gone.
+// adoptBoards opens the boards that the keeper kept, of those too that ended while
+// no master lived.
 func (m *Master) adoptBoards(stored []notify.NamedFile, outputs map[uint64]*workerOutput) {
 	for _, f := range stored {
 		if !strings.HasPrefix(f.Name, "board-") {
@@ -34,22 +34,52 @@ func (m *Master) adoptBoards(stored []notify.NamedFile, outputs map[uint64]*work
 			continue
 		}
 		o := &orphan{board, outputs[board.Identity().Worker]}
-		m.orphans[board.Identity().Worker] = o
-		pidfd, err := unix.PidfdOpen(board.PID(), 0)
-		if err != nil || m.platform.parent(board.PID()) != m.cfg.KeeperPID {
-			if err == nil {
-				_ = unix.Close(pidfd)
-			}
-			m.buried(o)
-			continue
+		pidfd, lives := m.watchOrphan(board)
+		if lives {
+			m.orphans[board.Identity().Worker] = o
 		}
 		// Ends with the orphan, or with this process: the keeper outlives neither.
 		go func() {
-			awaitPidfd(pidfd, readable)
+			if lives {
+				awaitPidfd(pidfd, readable)
+			}
 			o.output.end()
-			m.send(func() { m.buried(o) })
+			end, err := m.platform.ended(o.board.PID(), o.board.Began())
+			m.send(func() { m.buried(o, end, err) })
 		}()
 	}
+}
+
+// watchOrphan is by what the end of an orphan is seen. A page is only a hint: the
+// worker could have written another pid into it, so one that is not the keeper's
+// child is taken as gone, as is one that began at another time.
+func (m *Master) watchOrphan(board *scoreboard.Board) (pidfd int, lives bool) {
+	pidfd, err := unix.PidfdOpen(board.PID(), 0)
+	if err != nil {
+		return -1, false
+	}
+	began := board.Began()
+	if m.platform.parent(board.PID()) != m.cfg.KeeperPID || began != 0 && began != m.platform.began(board.PID()) {
+		_ = unix.Close(pidfd)
+		return -1, false
+	}
+	return pidfd, true
+}
+
+// started is when the orphan did, the zero time when that is not known.
+func (o *orphan) started() time.Time { return tree.Start(o.board.Began()) }
+
+func (m *Master) orphanStatus(o *orphan, now time.Time) WorkerStatus {
+	b := o.board.Snapshot()
+	w := WorkerStatus{Slot: b.Slot, Worker: b.Worker, PID: b.PID, Generation: b.Generation, State: "draining", Former: true}
+	if !m.committed {
+		w.State = "orphaned"
+	}
+	if began := o.started(); !began.IsZero() {
+		w.Uptime = ms(now.Sub(began))
+	}
+	w.numbers(b)
+	return w
 }
 
 // introduceOrphans tells the keeper who its children are that it cannot know by
@@ -74,25 +104,42 @@ func (m *Master) send(do func()) {
 	}
 }
 
-// buried accounts for an orphan's end.
-func (m *Master) buried(o *orphan) {
+// buried accounts for an orphan's end, of which the keeper told us or could not.
+func (m *Master) buried(o *orphan, end notify.Ended, untold error) {
 	last := o.board.Snapshot()
 	delete(m.orphans, last.Worker)
 	m.state.addTotals(last)
 	m.platform.remove(boardName(last.Worker))
-	_ = o.board.Close()
-	of, reason := "orphan of a dead master", ""
+	defer o.board.Close()
+
+	exit := &event.Exit{
+		Cause: string(causeUnknown), InFlight: int(last.InFlight()), Accepting: int(last.Accepting), Idle: int(last.Idle), LastLines: o.output.lastLines(),
+	}
+	r := Report{WorkerStatus: WorkerStatus{Requests: last.Answered()}, Started: o.started()}
+	message, detail, at := m.formerWorker(), "", time.Now()
+	if untold != nil {
+		detail = "nobody saw how it ended: its master had gone, and the keeper does not know (" + untold.Error() + ")"
+		message += "; " + detail
+	} else {
+		why := m.judgeOrphan(o, end)
+		exit.Cause, exit.Planned, at = string(why), why == causeRequested, end.Time
+		if !r.Started.IsZero() {
+			exit.Uptime = ms(max(0, end.Time.Sub(r.Started)))
+		}
+	}
+	if exit.Planned && end.Asked != 0 && m.cfg.Succession != nil {
+		exit.Reason = opUpgrade
+	}
+	e := event.Event{Kind: event.WorkerExited, Generation: last.Generation, Slot: &last.Slot, Worker: last.Worker, PID: last.PID, Message: message, Exit: exit}
+	m.publish(e)
+	m.bury(r, e, at)
+	m.lastExit(e, at, detail)
+}
+
+// formerWorker is what a worker is to us that we did not start.
+func (m *Master) formerWorker() string {
 	if m.cfg.Succession != nil {
-		of, reason = "worker of an earlier generation", opUpgrade
+		return "worker of an earlier generation"
 	}
-	why, planned := causeRequested, m.committed
-	switch {
-	case !m.committed:
-		why = "unknown (its master had died)"
-	case last.InFlight() > 0 || last.Accepting > 0 || last.Hijacked > 0: // asked by the keeper to leave, and ended before it could
-		why, planned = "unknown (its end is in the keeper's log)", false
-	}
-	m.publish(event.Event{Kind: event.WorkerExited, Generation: last.Generation, Slot: &last.Slot, Worker: last.Worker, PID: last.PID,
-		Message: of, Time: time.Now(),
-		Exit: &event.Exit{Cause: string(why), Reason: reason, Planned: planned, InFlight: int(last.InFlight()), Accepting: int(last.Accepting), Idle: int(last.Idle)}})
+	return "orphan of a dead master"
 }

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"syscall"
@@ -27,6 +28,11 @@ type platform struct {
 	kill func(pid int, sig unix.Signal)
 	// parent is a process's parent, 0 when unknown.
 	parent func(pid int) int
+	// began is when a process began, in clock ticks since the machine booted, 0 when
+	// unknown.
+	began func(pid int) uint64
+	// ended asks the keeper how a child of its own ended, and returns when it answers.
+	ended func(pid int, began uint64) (notify.Ended, error)
 	// memory is the resident memory of a process in bytes, 0 when unknown.
 	memory func(pid int) int64
 	// waits tells whether a process or one of its descendants waits for connections
@@ -57,6 +63,10 @@ func systemPlatform(workers *notify.Server, keeper *notify.Client) platform {
 		start:  startProcess,
 		kill:   func(pid int, sig unix.Signal) { _ = unix.Kill(pid, sig) },
 		parent: tree.Parent,
+		began:  func(pid int) uint64 { return tree.StatOf(pid).Began },
+		ended: func(pid int, began uint64) (notify.Ended, error) {
+			return keeper.HowEnded(context.Background(), pid, began) // whose end ends the question
+		},
 		waits:  tree.Waits,
 		see:    seeProcess,
 		memory: memoryOf,

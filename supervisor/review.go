@@ -95,11 +95,11 @@ func (m *Master) tellHealth(serving int) {
 	}
 }
 
-// lastCauses says for each slot how its last worker ended.
+// lastCauses says for each slot how its last worker ended, of ours.
 func (m *Master) lastCauses() string {
 	causes := make([]string, 0, len(m.seats))
 	for _, s := range m.seats {
-		if s.lastExit != nil {
+		if s.lastExit != nil && s.lastExit.Generation == m.cfg.Generation {
 			causes = append(causes, fmt.Sprintf("slot %d: %s", s.n, s.lastExit))
 		}
 	}

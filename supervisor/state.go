@@ -24,6 +24,7 @@ type statePage struct {
 	requests [6]atomic.Uint64
 	// What came later stands behind: programs of two versions may share the page.
 	generation atomic.Uint64 // newest one that was begun
+	oomKills   atomic.Uint64 // one more than those that were accounted for, 0 before
 }
 
 const (
@@ -98,6 +99,17 @@ func (p *statePage) sizeOr(n int) int {
 
 // setSize notes what an operator asked for; 0 is what the settings say.
 func (p *statePage) setSize(n int) { p.size.Store(uint64(n)) }
+
+// oomKillsOr is how many OOM kills were accounted for, or n: never more than that,
+// which is how many there were.
+func (p *statePage) oomKillsOr(n uint64) uint64 {
+	if known := p.oomKills.Load(); known != 0 {
+		return min(known-1, n)
+	}
+	return n
+}
+
+func (p *statePage) setOOMKills(n uint64) { p.oomKills.Store(n + 1) }
 
 func (p *statePage) newestEvent() uint64      { return p.events.Load() }
 func (p *statePage) setNewestEvent(id uint64) { p.events.Store(id) }

@@ -67,15 +67,16 @@ type WorkerStatus struct {
 	Successor  bool       `json:"successor,omitempty"` // not in its slot yet: it is to take the place of the worker there
 }
 
-// LastExit is how the former worker of a slot ended.
+// LastExit is how a former worker of a slot ended.
 type LastExit struct {
-	Worker   uint64    `json:"worker,omitempty"`
-	Cause    string    `json:"cause"`
-	Reason   string    `json:"reason,omitempty"` // in what course it was asked to leave
-	Time     time.Time `json:"time"`
-	Planned  bool      `json:"planned"`
-	InFlight int       `json:"in_flight"`
-	Detail   string    `json:"detail,omitempty"` // what the cause alone does not say
+	Worker     uint64    `json:"worker,omitempty"`
+	Generation int       `json:"generation,omitempty"`
+	Cause      string    `json:"cause"`
+	Reason     string    `json:"reason,omitempty"` // in what course it was asked to leave
+	Time       time.Time `json:"time"`
+	Planned    bool      `json:"planned"`
+	InFlight   int       `json:"in_flight"`
+	Detail     string    `json:"detail,omitempty"` // what the cause alone does not say
 }
 
 func (e *LastExit) String() string {
@@ -213,13 +214,7 @@ func (m *Master) formerWorkers(seated map[uint64]bool, now time.Time) []WorkerSt
 		former = append(former, w)
 	}
 	for _, o := range m.orphans {
-		b := o.board.Snapshot()
-		w := WorkerStatus{Slot: b.Slot, Worker: b.Worker, PID: b.PID, Generation: b.Generation, State: "draining", Former: true}
-		if !m.committed {
-			w.State = "orphaned"
-		}
-		w.numbers(b)
-		former = append(former, w)
+		former = append(former, m.orphanStatus(o, now))
 	}
 	slices.SortFunc(former, func(a, b WorkerStatus) int { return int(a.Worker) - int(b.Worker) })
 	return former
@@ -271,7 +266,7 @@ func (m *Master) killWorker(id uint64, sig unix.Signal) error {
 	case sig == unix.SIGSTOP || sig == unix.SIGCONT:
 		m.platform.kill(c.pid, sig)
 	case sig != unix.SIGTERM:
-		c.asked = sig
+		c.isAsked(sig)
 		m.platform.kill(c.pid, sig)
 	case m.succeeds(c) != nil:
 		m.fail(m.succeeds(c), fmt.Sprintf("worker %d was ended by an operator", c.id))

@@ -88,6 +88,7 @@ func ofWorker(name string) bool {
 // takeOver goes on where the masters before have ended.
 func (m *Master) takeOver(stored []notify.NamedFile) {
 	m.alone = true
+	m.oom.count = max(m.oom.count, m.state.oomKillsOr(0))
 	m.state.setNewestEvent(m.events.Release(m.state.newestEvent()))
 	// Ours are no orphans' yet.
 	stored = slices.DeleteFunc(stored, func(f notify.NamedFile) bool { return !ofWorker(f.Name) })

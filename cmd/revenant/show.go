@@ -76,8 +76,12 @@ func printReport(out io.Writer, r supervisor.Report, now time.Time) error {
 	if r.Detail != "" {
 		fact("why", "%s", r.Detail)
 	}
-	fact("started", "%s", r.Started.Local().Format("15:04:05.000"))
-	fact("uptime", "%s", event.Humane(time.Duration(r.Uptime*1e6)))
+	if !r.Started.IsZero() {
+		fact("started", "%s", r.Started.Local().Format("15:04:05.000"))
+	}
+	if r.Uptime > 0 { // of one whose end nobody saw it is not known
+		fact("uptime", "%s", event.Humane(time.Duration(r.Uptime*1e6)))
+	}
 	fact("in flight", "%d", r.InFlight)
 	fact("requests", "%d", r.Requests)
 	if r.Exit == nil {

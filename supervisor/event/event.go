@@ -143,7 +143,7 @@ func (e Event) Attrs() []slog.Attr {
 			attrs = append(attrs, slog.String("reason", e.Reason))
 		}
 		attrs = append(attrs, slog.Bool("planned", e.Planned), slog.Int("in_flight", e.InFlight))
-		if e.Uptime != 0 { // that of an orphan is not known
+		if e.Uptime != 0 { // that of one whose end nobody saw is not known
 			attrs = append(attrs, slog.String("uptime", Humane(time.Duration(e.Uptime*1e6))))
 		}
 	}

@@ -13,6 +13,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // mostProcesses bounds a look at a worker that forks without end.
@@ -77,6 +80,20 @@ func statAt(path string) (s Stat) {
 	}
 	number := func(n int) uint64 { v, _ := strconv.ParseUint(fields[n], 10, 64); return v }
 	return Stat{State: fields[0][0], Parent: int(number(1)), CPU: number(11) + number(12), Began: number(19)}
+}
+
+// ticks are how many clock ticks the kernel counts in a second, for programs, on
+// every machine that Go knows.
+const ticks = 100
+
+// Start is when something began that the kernel says in clock ticks since the
+// machine booted; the zero time for 0, which is unknown.
+func Start(began uint64) time.Time {
+	var up unix.Timespec
+	if began == 0 || unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) != nil {
+		return time.Time{}
+	}
+	return time.Now().Add(time.Duration(began)*(time.Second/ticks) - time.Duration(up.Nano()))
 }
 
 // Parent is a process's parent, 0 when unknown.

@@ -33,7 +33,8 @@ type page struct {
 	slot       atomic.Int64
 	generation atomic.Int64
 	pid        atomic.Int64
-	_          [2]uint64
+	began      atomic.Uint64 // this and the next are 0 on pages of programs that did not know them
+	asked      atomic.Int64
 
 	accepting atomic.Int64
 	accepted  atomic.Uint64
@@ -160,6 +161,19 @@ func (b *Board) SetPID(pid int) { b.page.pid.Store(int64(pid)) }
 
 // PID is what SetPID noted last, 0 before, and a hint only: the worker can write it too.
 func (b *Board) PID() int { return int(max(b.page.pid.Load(), 0)) }
+
+// SetBegan notes when the worker's process began, in clock ticks since the machine booted: a number of a
+// process is used again, the two together are not.
+func (b *Board) SetBegan(ticks uint64) { b.page.began.Store(ticks) }
+
+// Began is what SetBegan noted, 0 when nobody did, and a hint only.
+func (b *Board) Began() uint64 { return b.page.began.Load() }
+
+// SetAsked notes by which signal the master wanted the worker to end, for one that comes after.
+func (b *Board) SetAsked(signal unix.Signal) { b.page.asked.Store(int64(signal)) }
+
+// Asked is what SetAsked noted last, 0 when nobody did, and a hint only.
+func (b *Board) Asked() unix.Signal { return unix.Signal(b.page.asked.Load()) }
 
 // Close takes the mapping and the descriptor away. The page goes with the last of its descriptors and mappings.
 func (b *Board) Close() error {

@@ -79,6 +79,8 @@ func TestAnotherMappingSeesWhatWasWritten(t *testing.T) {
 func TestNewMasterReadsBoardOfDeadMaster(t *testing.T) {
 	old := create(t, Identity{Worker: 9, Slot: 1, Generation: 2})
 	old.SetPID(77)
+	old.SetBegan(1234)
+	old.SetAsked(unix.SIGTERM)
 	old.ConnNew()
 	kept, err := unix.Dup(old.FD()) // as the keeper holds it
 	if err != nil {
@@ -92,6 +94,9 @@ func TestNewMasterReadsBoardOfDeadMaster(t *testing.T) {
 	defer b.Close()
 	if s := b.Snapshot(); s.Worker != 9 || s.Slot != 1 || s.Generation != 2 || s.PID != 77 || s.Unread != 1 {
 		t.Errorf("board after its master's death: %+v", s)
+	}
+	if b.Began() != 1234 || b.Asked() != unix.SIGTERM {
+		t.Errorf("the worker began at %d and was asked by %v", b.Began(), b.Asked())
 	}
 }
 
