@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strconv"
 	"strings"
@@ -55,6 +56,8 @@ func init() {
 		"line":    func(text string) { fmt.Println(text) },
 		"ignore":  func(name string) { signal.Ignore(unix.SignalNum("SIG" + name)) },
 		"leak":    actLeak,
+		"fill":    actFill,
+		"orphans": actOrphans,
 		"quiet":   func(string) { quiet = true },
 		"only":    actOnly,
 		"once":    actOnce,
@@ -253,6 +256,23 @@ func actBeat(until string) {
 			return
 		}
 		time.Sleep(time.Duration(interval) * time.Microsecond / 4)
+	}
+}
+
+// actFill takes so many MiB of memory, and keeps them.
+func actFill(size string) {
+	n, _ := strconv.Atoi(size)
+	filled = bytes.Repeat([]byte{1}, n<<20)
+}
+
+var filled []byte
+
+// actOrphans makes so many processes whose parents die at once, in a shell, which
+// forks faster than we do.
+func actOrphans(count string) {
+	script := "i=0; while [ $i -lt " + count + " ]; do (true &); i=$((i+1)); done"
+	if err := exec.Command("/bin/sh", "-c", script).Run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 	}
 }
 
