@@ -101,6 +101,8 @@
 //     that is gone. It asks by pid and start time, which are never used twice, and
 //     the board says by which signal a dead master had asked that worker to leave.
 //     The keeper remembers the newest 256 ends; one that it does not know is unknown.
+//     A stop waits for them as for workers of its own, or their ends would be told
+//     to nobody; the keeper bounds that.
 //   - The count of OOM kills that were accounted for is in the state page, so that
 //     what happened while no master lived is put down to those who died of it.
 //   - At an upgrade tableflip starts the successor, waits for it and kills it when

@@ -123,6 +123,7 @@ type Master struct {
 	lastUpgrade   *UpgradeStatus // nil when there was none
 	yielded       bool           // another master is to follow: Run ends, and leaves the workers alone
 	alone         bool           // no earlier master lives
+	keeperGone    bool
 	inChargeSince time.Time
 	hurry         context.CancelFunc // ends the first step of a stop early
 
@@ -246,14 +247,21 @@ func (m *Master) Run(ctx context.Context, signals <-chan os.Signal) error {
 		case <-timer.C:
 			m.tick()
 		case <-gone:
-			gone = nil
+			gone, m.keeperGone = nil, true
 			m.stop("the keeper is gone")
 		}
 	}
 }
 
+// over tells whether everybody is gone. Workers of earlier generations are waited
+// for too, to say how they end, where the keeper sees to it that they do: when it
+// was told that this generation serves, and they leave in good order.
 func (m *Master) over() bool {
-	return m.phase == draining && len(m.children) == 0
+	orphans := len(m.orphans)
+	if !m.committed || m.keeperGone || m.outcome != nil {
+		orphans = 0
+	}
+	return m.phase == draining && len(m.children)+orphans == 0
 }
 
 func (m *Master) publish(e event.Event) {

@@ -127,6 +127,9 @@ func (m *Master) buried(o *orphan, end notify.Ended, untold error) {
 			exit.Uptime = ms(max(0, end.Time.Sub(r.Started)))
 		}
 	}
+	if m.phase != running && exit.Cause == string(causeDrainTimeout) {
+		m.cut += exit.InFlight
+	}
 	if exit.Planned && end.Asked != 0 && m.cfg.Succession != nil {
 		exit.Reason = opUpgrade
 	}

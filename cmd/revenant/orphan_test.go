@@ -110,6 +110,55 @@ func TestFormerWorkerThatExitsIsToldWithItsCodeAndItsLastWords(t *testing.T) {
 	}
 }
 
+// A stop does not end the story before all have ended of whom it tells.
+func TestFormerWorkersAreWaitedForInAStopAndTold(t *testing.T) {
+	for _, c := range []struct {
+		cause string
+		flags []string
+		cut   int
+	}{{"requested", nil, 0}, {"drain-timeout", []string{"--drain-timeout=3s"}, 1}} {
+		t.Run(c.cause, func(t *testing.T) {
+			afterParting(t, c.flags, func(t *testing.T, i *supervisortest.Instance, w supervisor.WorkerStatus, held []net.Conn) {
+				events := i.Follow()
+				drains(i, w)
+				signalNow(t, i.Command.Process.Pid, unix.SIGTERM)
+				supervisortest.AwaitEvent(t, events, "the end of the other worker", func(e event.Event) bool { return e.Kind == event.WorkerExited && e.Worker != w.Worker })
+				if c.cut == 0 {
+					for _, conn := range held {
+						fmt.Fprint(conn, "2")
+						_, _ = conn.Read(make([]byte, 1024))
+						_ = conn.Close()
+					}
+				}
+				e := supervisortest.AwaitEvent(t, events, "the end of the former worker", func(e event.Event) bool { return e.Kind == event.WorkerExited && e.Worker == w.Worker })
+				if e.Cause != c.cause {
+					t.Errorf("it ended by %q, want %q", e.Cause, c.cause)
+				}
+				stopped := supervisortest.AwaitEvent(t, events, "the end", func(e event.Event) bool { return e.Kind == event.InstanceStopped })
+				if stopped.Count != c.cut*len(held) {
+					t.Errorf("%d requests are told as cut of %d", stopped.Count, len(held))
+				}
+				if code := i.Wait(); code != 0 {
+					t.Errorf("exit code %d", code)
+				}
+			})
+		})
+	}
+}
+
+// The twin: without the keeper nobody makes them leave, and nobody waits for them.
+func TestFormerWorkersAreNotWaitedForWhenTheKeeperIsGone(t *testing.T) {
+	i := runActor(t, []string{"--workers=1"}, "once="+openDir(t)+"/first:ignore=TERM", "ready", "hang")
+	w := i.Now().Workers[0]
+	t.Cleanup(func() { _ = unix.Kill(w.PID, unix.SIGKILL) })
+	killMaster(i, t, i.Now())
+	s := i.Await("draining the former worker", func(s supervisor.Status) bool { return s.Orphans == 1 && isReady(s) })
+	died(t, s.MasterPID, func() { signalNow(t, s.KeeperPID, unix.SIGKILL) })
+	if tree.StatOf(w.PID).State == 0 {
+		t.Error("the former worker has gone too: nothing is proved")
+	}
+}
+
 // died waits until a process and all its threads are dead, be it reaped or not.
 func died(t *testing.T, pid int, end func()) {
 	t.Helper()
