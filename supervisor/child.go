@@ -48,9 +48,8 @@ func (c *child) draining() bool { return !c.deadline.IsZero() || c.killed != "" 
 
 // exit is what the goroutine that waits for a worker sends to the loop.
 type exit struct {
-	id     uint64
-	status unix.WaitStatus
-	left   []int // processes that it left behind, and that are ended now
+	id   uint64
+	left []int // processes that it left behind, and that are ended now
 }
 
 func boardName(id uint64) string { return fmt.Sprintf("board-%d", id) }
@@ -89,9 +88,9 @@ func (m *Master) start(s *seat) (*child, error) {
 	left := m.sweep(c)
 	// Ends with the worker; Run takes every exit before it returns.
 	go func() {
-		status := wait()
+		wait()
 		out.end()
-		m.exits <- exit{id, status, left.run(pid)}
+		m.exits <- exit{id, left.run(pid)}
 	}()
 	m.publish(m.about(c, event.WorkerStarted))
 	m.expect(c, m.cfg.Program.Ready)
@@ -198,13 +197,13 @@ func (m *Master) kill(c *child, why cause) {
 	m.platform.kill(-c.pid, unix.SIGKILL)
 }
 
-// exited accounts for a worker's end and lets its slot go on.
+// exited reaps a worker, accounts for its end and lets its slot go on.
 func (m *Master) exited(x exit) {
 	c := m.children[x.id]
 	delete(m.children, c.id)
 	delete(m.byPID, c.pid)
 	c.expected.over()
-	why, end := m.judge(c, x.status)
+	why, end := m.judge(c, m.platform.reap(c.pid))
 	last := c.board.Snapshot()
 	m.state.addTotals(last)
 	m.platform.remove(boardName(c.id))

@@ -50,7 +50,7 @@
 //
 //	goroutine            started by   ends when                      waited for by
 //	Run                  the caller   every worker is gone           the caller
-//	one per worker       start        the worker has been reaped     Run, at its exit
+//	one per worker       start        the worker has ended           Run, at its exit
 //	two per worker       start        its pipe does, or the worker   the one above
 //	relieve              leaveOutput  the process does               nobody; it holds nothing
 //	watchInbox           Run          the notify server is closed    nobody; it holds nothing

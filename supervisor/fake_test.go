@@ -23,6 +23,7 @@ type fakeWorld struct {
 	mu      sync.Mutex
 	lastPID int
 	living  map[int]*fakeProcess
+	dead    map[int]unix.WaitStatus
 	begun   []time.Time // of every start that worked
 	kept    map[string]bool
 	told    []string
@@ -43,17 +44,17 @@ type fakeProcess struct {
 	launch  launch
 	signals chan unix.Signal // TERM and others; KILL ends it
 	dead    chan struct{}
-	status  unix.WaitStatus
 }
 
 func newWorld(behave func(*fakeProcess)) *fakeWorld {
-	return &fakeWorld{living: map[int]*fakeProcess{}, kept: map[string]bool{}, memory: map[int]int64{}, behave: behave, lastPID: 100,
+	return &fakeWorld{living: map[int]*fakeProcess{}, dead: map[int]unix.WaitStatus{}, kept: map[string]bool{}, memory: map[int]int64{}, behave: behave, lastPID: 100,
 		mail: fakeInbox{arrived: make(chan struct{}, 1000), closed: make(chan struct{})}}
 }
 
 func (w *fakeWorld) platform() platform {
 	return platform{
 		start:    w.start,
+		reap:     func(pid int) unix.WaitStatus { w.mu.Lock(); defer w.mu.Unlock(); return w.dead[pid] },
 		kill:     w.kill,
 		parent:   func(int) int { return 0 },
 		began:    func(pid int) uint64 { return uint64(pid) },
@@ -66,7 +67,7 @@ func (w *fakeWorld) platform() platform {
 	}
 }
 
-func (w *fakeWorld) start(l launch) (int, func() unix.WaitStatus, error) {
+func (w *fakeWorld) start(l launch) (int, func(), error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.startErr != nil {
@@ -78,7 +79,7 @@ func (w *fakeWorld) start(l launch) (int, func() unix.WaitStatus, error) {
 	w.begun = append(w.begun, time.Now())
 	behave := w.behave
 	go behave(p) // ends with the process, as behave promises
-	return p.pid, func() unix.WaitStatus { <-p.dead; return p.status }, nil
+	return p.pid, func() { <-p.dead }, nil
 }
 
 func (w *fakeWorld) kill(pid int, sig unix.Signal) {
@@ -128,7 +129,7 @@ func (p *fakeProcess) end(status unix.WaitStatus) {
 	defer p.world.mu.Unlock()
 	if p.world.living[p.pid] == p {
 		delete(p.world.living, p.pid)
-		p.status = status
+		p.world.dead[p.pid] = status
 		close(p.dead)
 	}
 }

@@ -157,7 +157,7 @@ func (m *Master) listenTo(o *workerOutput, who scoreboard.Identity) {
 }
 
 // end reads what the worker left in its pipes and closes them. It is called when
-// the worker has been reaped, from the goroutine that waited for it.
+// the worker has ended, from the goroutine that waited for it.
 func (o *workerOutput) end() {
 	if o == nil {
 		return

@@ -18,11 +18,14 @@ import (
 // keeper. Tests put a fake in its place; nothing else here makes system calls
 // about processes.
 type platform struct {
-	// start runs a worker. wait returns once it has ended, its process group has
-	// been killed, and it was reaped; it is called once, from a goroutine.
+	// start runs a worker. wait returns once it has ended and its process group has
+	// been killed; it is called once, from a goroutine. reap takes its status then,
+	// which nobody can take twice: whom a master does not come to reap, the keeper
+	// does, and tells the next one.
 	// pipe is for what a worker prints; nil lets it print where we do.
 	pipe  func() (r, w int, err error)
-	start func(launch) (pid int, wait func() unix.WaitStatus, err error)
+	start func(launch) (pid int, wait func(), err error)
+	reap  func(pid int) unix.WaitStatus
 	// kill sends a signal to a process, or to a group (negative). One that has
 	// gone is no error.
 	kill func(pid int, sig unix.Signal)
@@ -61,6 +64,7 @@ func systemPlatform(workers *notify.Server, keeper *notify.Client) platform {
 	return platform{
 		pipe:   systemPipe,
 		start:  startProcess,
+		reap:   reapProcess,
 		kill:   func(pid int, sig unix.Signal) { _ = unix.Kill(pid, sig) },
 		parent: tree.Parent,
 		began:  func(pid int) uint64 { return tree.StatOf(pid).Began },
@@ -86,7 +90,7 @@ func systemPlatform(workers *notify.Server, keeper *notify.Client) platform {
 // startProcess forks and execs a worker in a session and process group of its
 // own. Descriptors go by number: an os.File around a listener would clear
 // O_NONBLOCK for all who share it (golang/go#29277).
-func startProcess(l launch) (int, func() unix.WaitStatus, error) {
+func startProcess(l launch) (int, func(), error) {
 	pidfd := -1
 	pid, err := syscall.ForkExec(l.path, l.args, &syscall.ProcAttr{
 		Env: l.env, Files: l.files, Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
@@ -94,19 +98,23 @@ func startProcess(l launch) (int, func() unix.WaitStatus, error) {
 	if err != nil {
 		return 0, nil, fmt.Errorf("cannot execute %s: %w", l.path, err)
 	}
-	return pid, func() unix.WaitStatus { return waitProcess(pid, pidfd) }, nil
+	return pid, func() { waitProcess(pid, pidfd) }, nil
 }
 
 // waitProcess waits in the runtime's poller, by the pidfd, so that 64 workers
 // cost no thread; where the kernel gives no pidfd, it blocks one. The group is
 // killed while the dead leader still holds its number.
-func waitProcess(pid, pidfd int) unix.WaitStatus {
+func waitProcess(pid, pidfd int) {
 	if pidfd >= 0 {
 		awaitPidfd(pidfd, func(fd int) bool { return exited(unix.P_PIDFD, fd, unix.WNOHANG) })
 	} else {
 		exited(unix.P_PID, pid, 0)
 	}
 	_ = unix.Kill(-pid, unix.SIGKILL)
+}
+
+// reapProcess does not wait: the process is dead.
+func reapProcess(pid int) unix.WaitStatus {
 	var status unix.WaitStatus
 	for {
 		if _, err := unix.Wait4(pid, &status, 0, nil); err != unix.EINTR {

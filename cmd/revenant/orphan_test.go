@@ -224,6 +224,20 @@ func TestWorkerThatEndsUnderAMasterThatIsKilledBeforeItSeesItIsAccountedFor(t *t
 	sameWord(t, i, i.Follow(), s.Workers[0].Worker, "exit 2") // as a Go program does
 }
 
+// The same of a master that has left the instance to another one, and of its end.
+func TestWorkerThatEndsWhileItsMasterLeavesIsAccountedFor(t *testing.T) {
+	f := listenForFaults(t)
+	i := supervisortest.Begin(t, []string{supervisor.FaultVariable + "=" + f.path}, "--workers", "2")
+	s := i.Await("ready", isReady)
+	f.await("leaving")
+	signalNow(t, s.KeeperPID, unix.SIGUSR2)
+	master := f.caught(t)
+	died(t, s.Workers[0].PID, func() { signalNow(t, s.Workers[0].PID, unix.SIGKILL) })
+	_ = master.conn.Close()
+	i.Await("upgraded", func(now supervisor.Status) bool { return now.Generation > s.Generation && isReady(now) })
+	sameWord(t, i, i.Follow(), s.Workers[0].Worker, "signal KILL")
+}
+
 // Of so many ends the keeper remembers the newest.
 func TestEndThatNobodyRemembersIsUnknownAndNotGuessed(t *testing.T) {
 	dir := openDir(t)
