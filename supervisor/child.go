@@ -207,7 +207,7 @@ func (m *Master) exited(x exit) {
 	last := c.board.Snapshot()
 	m.state.addTotals(last)
 	m.platform.remove(boardName(c.id))
-	defer m.forgetOutput(c.output) // the successor does not wait for it
+	defer m.forgetOutput(c.id, c.output) // the successor does not wait for it
 	defer c.board.Close()
 	c.letAccept()
 	c.closeDoor()

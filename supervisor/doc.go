@@ -103,6 +103,8 @@
 //     The keeper remembers the newest 256 ends; one that it does not know is unknown.
 //     A stop waits for them as for workers of its own, or their ends would be told
 //     to nobody; the keeper bounds that.
+//   - What a worker printed last lies in a memfd at the keeper, so that it explains
+//     an end whoever read it. A line counts when it is whole.
 //   - The count of OOM kills that were accounted for is in the state page, so that
 //     what happened while no master lived is put down to those who died of it.
 //   - At an upgrade tableflip starts the successor, waits for it and kills it when

@@ -13,8 +13,7 @@ type Report struct {
 	WorkerStatus
 	Started time.Time `json:"started,omitzero"`
 	// LastLines is what it printed last, oldest first, harmless to show; of a dead
-	// one complete, as far as this master read it. None of a worker that prints
-	// where we do.
+	// one complete. None of a worker that prints where we do.
 	LastLines []string `json:"last_lines,omitempty"`
 	// Exit is how it ended, nil while it lives.
 	Exit *event.Exit `json:"exit,omitempty"`

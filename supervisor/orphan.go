@@ -24,6 +24,12 @@ type orphan struct {
 // adoptBoards opens the boards that the keeper kept, of those too that ended while
 // no master lived.
 func (m *Master) adoptBoards(stored []notify.NamedFile, outputs map[uint64]*workerOutput) {
+	defer func() {
+		for worker, o := range outputs { // of one that is accounted for
+			m.platform.remove(tailName(worker))
+			o.tail.Close()
+		}
+	}()
 	for _, f := range stored {
 		if !strings.HasPrefix(f.Name, "board-") {
 			continue
@@ -34,6 +40,7 @@ func (m *Master) adoptBoards(stored []notify.NamedFile, outputs map[uint64]*work
 			continue
 		}
 		o := &orphan{board, outputs[board.Identity().Worker]}
+		delete(outputs, board.Identity().Worker)
 		pidfd, lives := m.watchOrphan(board)
 		if lives {
 			m.orphans[board.Identity().Worker] = o
@@ -111,6 +118,7 @@ func (m *Master) buried(o *orphan, end notify.Ended, untold error) {
 	m.state.addTotals(last)
 	m.platform.remove(boardName(last.Worker))
 	defer o.board.Close()
+	defer m.forgetOutput(last.Worker, o.output)
 
 	exit := &event.Exit{
 		Cause: string(causeUnknown), InFlight: int(last.InFlight()), Accepting: int(last.Accepting), Idle: int(last.Idle), LastLines: o.output.lastLines(),

@@ -39,7 +39,7 @@ type workerOutput struct {
 	name   string // at the keeper
 	read   []*os.File
 	pipes  []*outputPipe // what reads them
-	tail   output.Tail
+	tail   *output.Tail
 	closed sync.WaitGroup
 	left   atomic.Bool // to the next master
 }
@@ -47,6 +47,14 @@ type workerOutput struct {
 // outputName says whose pipes a descriptor at the keeper is.
 func outputName(w scoreboard.Identity) string {
 	return fmt.Sprintf("output-%d-%d-%d", w.Worker, w.Slot, w.Generation)
+}
+
+// tailName says whose last lines a descriptor at the keeper holds.
+func tailName(worker uint64) string { return fmt.Sprintf("tail-%d", worker) }
+
+func readTailName(name string) (worker uint64, ok bool) {
+	n, err := fmt.Sscanf(name, "tail-%d", &worker)
+	return worker, n == 1 && err == nil
 }
 
 func readOutputName(name string) (w scoreboard.Identity, ok bool) {
@@ -100,7 +108,27 @@ func (m *Master) openOutput(who scoreboard.Identity) (*workerOutput, [2]int, err
 		fds = append(fds, r)
 	}
 	m.platform.store(o.name, fds...)
+	o.tail = m.openTail(who.Worker)
 	return o, ends, nil
+}
+
+// openTail makes what keeps a worker's last lines over the death of a master. In
+// want of memory this master keeps them alone.
+func (m *Master) openTail(worker uint64) *output.Tail {
+	fd, err := unix.MemfdCreate("revenant-tail", unix.MFD_CLOEXEC)
+	if err != nil {
+		return new(output.Tail)
+	}
+	defer unix.Close(fd)
+	if err := unix.Ftruncate(fd, int64(output.TailSize)); err != nil {
+		return new(output.Tail)
+	}
+	tail, err := output.OpenTail(fd)
+	if err != nil {
+		return new(output.Tail)
+	}
+	m.platform.store(tailName(worker), fd)
+	return tail
 }
 
 // systemPipe is a pipe whose reader does not wait.
@@ -138,7 +166,7 @@ func (m *Master) outputBegins(o *workerOutput, who scoreboard.Identity, ends [2]
 	}
 	closeAll(ends[:])
 	if err != nil {
-		m.platform.remove(o.name)
+		m.forgetOutput(who.Worker, o)
 		o.close()
 		return
 	}
@@ -149,7 +177,7 @@ func (m *Master) outputBegins(o *workerOutput, who scoreboard.Identity, ends [2]
 // called.
 func (m *Master) listenTo(o *workerOutput, who scoreboard.Identity) {
 	for i, f := range o.read {
-		p := &outputPipe{file: f, ring: m.output, tail: &o.tail, left: &o.left,
+		p := &outputPipe{file: f, ring: m.output, tail: o.tail, left: &o.left,
 			source: output.Source{Worker: who.Worker, Slot: who.Slot, Generation: who.Generation, Stream: streams[i]}}
 		o.pipes = append(o.pipes, p)
 		o.closed.Go(p.read) // ends as listenTo says
@@ -328,17 +356,19 @@ func (p *outputPipe) add(text []byte, size int) {
 	p.ring.Add(output.Line{Source: p.source, Time: time.Now(), Text: text, Size: size})
 }
 
-// forgetOutput takes a dead worker's pipes back from the keeper.
-func (m *Master) forgetOutput(o *workerOutput) {
+// forgetOutput takes all that is of a dead worker's output back from the keeper.
+func (m *Master) forgetOutput(worker uint64, o *workerOutput) {
 	if o != nil {
 		m.platform.remove(o.name)
+		m.platform.remove(tailName(worker))
+		o.tail.Close()
 	}
 }
 
 // adoptOutputs goes on to read what orphans print, where the dead master stopped.
 // It returns the pipes by worker.
 func (m *Master) adoptOutputs(stored []notify.NamedFile) map[uint64]*workerOutput {
-	adopted := make(map[uint64]*workerOutput)
+	adopted := m.adoptTails(stored)
 	for _, f := range stored {
 		who, ok := readOutputName(f.Name)
 		if !ok {
@@ -347,9 +377,10 @@ func (m *Master) adoptOutputs(stored []notify.NamedFile) map[uint64]*workerOutpu
 		_ = unix.SetNonblock(f.FD, true)
 		o := adopted[who.Worker]
 		if o == nil {
-			o = &workerOutput{name: f.Name}
+			o = &workerOutput{tail: new(output.Tail)}
 			adopted[who.Worker] = o
 		}
+		o.name = f.Name
 		o.read = append(o.read, f.File())
 		if len(o.read) < len(streams) {
 			continue
@@ -360,9 +391,28 @@ func (m *Master) adoptOutputs(stored []notify.NamedFile) map[uint64]*workerOutpu
 		go func() {
 			o.closed.Wait()
 			if !o.left.Load() {
-				m.forgetOutput(o)
+				m.platform.remove(o.name)
 			}
 		}()
+	}
+	return adopted
+}
+
+// adoptTails finds what orphans printed last.
+func (m *Master) adoptTails(stored []notify.NamedFile) map[uint64]*workerOutput {
+	adopted := make(map[uint64]*workerOutput)
+	for _, f := range stored {
+		worker, ok := readTailName(f.Name)
+		if !ok {
+			continue
+		}
+		tail, err := output.OpenTail(f.FD)
+		_ = unix.Close(f.FD)
+		if err != nil {
+			m.platform.remove(f.Name)
+			continue
+		}
+		adopted[worker] = &workerOutput{tail: tail}
 	}
 	return adopted
 }

@@ -104,13 +104,8 @@ func TestWhatAWorkerPrintsIsTakenLineByLineWithWhoAndWhere(t *testing.T) {
 func TestLastLinesAreThereWhenTheEndIsTold(t *testing.T) {
 	i := runReal(t, Config{Settings: Settings{Workers: 1}}, "print and go on")
 	s := i.awaitReady(1)
-	var o *workerOutput
-	if err := i.ask(t.Context(), func() { o = i.children[s.Workers[0].Worker].output }); err != nil {
-		t.Fatal(err)
-	}
 	_ = unix.Kill(s.Workers[0].PID, unix.SIGUSR2)
-	i.await("the exit", is(event.WorkerExited))
-	last := o.lastLines()
+	last := i.await("the exit", is(event.WorkerExited)).LastLines
 	if len(last) != output.TailLines || last[output.TailLines-1] != "no end" || last[0] != "last 81" {
 		t.Errorf("the last lines are %q", last)
 	}

@@ -82,7 +82,8 @@ func follow(stored []notify.NamedFile, msg notify.Message) []notify.NamedFile {
 // ofWorker tells whether a descriptor belongs to a worker, and to nothing else.
 func ofWorker(name string) bool {
 	_, output := readOutputName(name)
-	return output || strings.HasPrefix(name, "board-")
+	_, tail := readTailName(name)
+	return output || tail || strings.HasPrefix(name, "board-")
 }
 
 // takeOver goes on where the masters before have ended.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -94,16 +95,16 @@ func TestFormerWorkerThatExitsIsToldWithItsCodeAndItsLastWords(t *testing.T) {
 	for name, part := range parting {
 		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
 			dir := openDir(t)
-			i := runActor(t, []string{"--workers=1"}, "once="+dir+"/first:ignore=TERM", "ready", "await="+dir+"/{worker}", "line=these are my last words", "exit=3")
+			i := runActor(t, []string{"--workers=1"}, "once="+dir+"/first:ignore=TERM", "line=this came before", "ready", "await="+dir+"/{worker}", "line=these are my last words", "exit=3")
 			w := i.Now().Workers[0]
 			part(t, i)
 			i.Await("draining the former worker", func(s supervisor.Status) bool { return s.Orphans == 1 && isReady(s) })
 			touch(t, filepath.Join(dir, fmt.Sprint(w.Worker)))
 			e := sameWord(t, i, i.Follow(), w.Worker, "exit 3")
-			if e.Planned || len(e.LastLines) != 1 || e.LastLines[0] != "these are my last words" {
+			if e.Planned || !slices.Equal(e.LastLines, []string{"this came before", "these are my last words"}) {
 				t.Errorf("the event says %+v", e.Exit)
 			}
-			if show, _, _ := client(i, t, "show", fmt.Sprint(w.Worker)); !strings.HasSuffix(show, "\n  these are my last words\n") {
+			if show, _, _ := client(i, t, "show", fmt.Sprint(w.Worker)); !strings.HasSuffix(show, "\n  this came before\n  these are my last words\n") {
 				t.Errorf("show says\n%s", show)
 			}
 		})

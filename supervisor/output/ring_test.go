@@ -3,6 +3,8 @@ package output
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -145,4 +147,40 @@ func TestTailKeepsTheLastLinesHarmless(t *testing.T) {
 	if len(got) != TailLines || got[0] != "line 32" || got[18] != `\x1b[31mred`+"\uFFFD" || got[19] != strings.Repeat("ä", tailText/2)+"…" {
 		t.Errorf("the tail is %q", got)
 	}
+}
+
+func TestTailGoesOnInAnotherProcessWhereTheFormerOneDied(t *testing.T) {
+	file, err := os.Create(filepath.Join(t.TempDir(), "tail"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	fd := int(file.Fd())
+	if _, err := OpenTail(fd); err == nil {
+		t.Error("an empty file was taken for a Tail")
+	}
+	if err := file.Truncate(int64(TailSize)); err != nil {
+		t.Fatal(err)
+	}
+	former, err := OpenTail(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 30 {
+		former.Add(fmt.Appendf(nil, "line %d", n))
+	}
+	next, err := OpenTail(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next.Add([]byte("another"))
+	if got := next.Lines(); len(got) != TailLines || got[0] != "line 11" || got[18] != "line 29" || got[19] != "another" {
+		t.Errorf("the last lines are %q", got)
+	}
+	next.Close()
+	next.Add([]byte("nobody's"))
+	if got := former.Lines(); got[19] != "another" {
+		t.Errorf("after the other has let go, the last line is %q", got[19])
+	}
+	former.Close()
 }
