@@ -267,6 +267,7 @@ func (p *outputPipe) read() {
 		p.split.End(p.add)
 		if !p.left.Load() {
 			_ = p.file.Close()
+			p.split = output.Splitter{} // whoever remembers the worker for a while keeps no buffers
 		}
 	}()
 	for {
