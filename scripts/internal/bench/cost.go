@@ -20,15 +20,15 @@ import (
 func cost(ctx context.Context, b *bench) (got result, err error) {
 	const turns = 7
 	s, err := b.scene(ctx, 1)
-	defer func() { err = errors.Join(err, s.end()) }()
+	defer func() { err = errors.Join(err, s.End()) }()
 	if err != nil {
 		return got, err
 	}
-	status, err := s.instances[0].AwaitReady(ctx)
+	status, err := s.Instances[0].AwaitReady(ctx)
 	if err != nil {
 		return got, err
 	}
-	supervised := server{target: s.instances[0].Listen, pids: []int{status.KeeperPID, status.MasterPID}}
+	supervised := server{target: s.Instances[0].Listen, pids: []int{status.KeeperPID, status.MasterPID}}
 	for _, worker := range status.Workers {
 		supervised.pids = append(supervised.pids, worker.PID)
 	}

@@ -26,11 +26,11 @@ func crashLoop(ctx context.Context, b *bench) (got result, err error) {
 		return got, err
 	}
 	s, err := b.scene(ctx, 1, "--workers", "2", "--chaos", "--chaos-token-file", token.Name())
-	defer func() { err = errors.Join(err, s.end()) }()
+	defer func() { err = errors.Join(err, s.End()) }()
 	if err != nil {
 		return got, err
 	}
-	status, err := s.instances[0].AwaitReady(ctx)
+	status, err := s.Instances[0].AwaitReady(ctx)
 	if err != nil {
 		return got, err
 	}
@@ -54,7 +54,7 @@ func crashLoop(ctx context.Context, b *bench) (got result, err error) {
 	// Ends with asking; waited for below.
 	go func() {
 		defer close(done)
-		slowest, asked = s.instances[0].SlowestAnswer(asking, 200*time.Millisecond)
+		slowest, asked = s.Instances[0].SlowestAnswer(asking, 200*time.Millisecond)
 	}()
 	used, _, err := usedDuring(ctx, span, []int{status.MasterPID}, nil)
 	stop()
@@ -63,14 +63,14 @@ func crashLoop(ctx context.Context, b *bench) (got result, err error) {
 		return got, err
 	}
 	starts := map[int]int{}
-	for _, e := range s.watches[0].Events(stage.WorkerStarted, began) {
+	for _, e := range s.Watches[0].Events(stage.WorkerStarted, began) {
 		starts[e.Slot]++
 	}
 	restored := time.Now()
 	if err := os.WriteFile(kept, []byte(secret), 0o600); err != nil {
 		return got, err
 	}
-	_, healErr := s.instances[0].AwaitReady(ctx)
+	_, healErr := s.Instances[0].AwaitReady(ctx)
 	percent := 100 * used.Seconds() / span.Seconds()
 	most := max(starts[0], starts[1])
 	got.measured = fmt.Sprintf("%d starts of a slot at most, master %.2f %% of a core, control within %s, healed after %v",

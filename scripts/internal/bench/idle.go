@@ -12,16 +12,16 @@ import (
 // memory is measured after some deaths, when the master has done its work.
 func memory(ctx context.Context, b *bench) (got result, err error) {
 	s, err := b.scene(ctx, 1, "--workers", "2")
-	defer func() { err = errors.Join(err, s.end()) }()
+	defer func() { err = errors.Join(err, s.End()) }()
 	if err != nil {
 		return got, err
 	}
 	for i := range 50 {
-		if _, err := respawnOnce(ctx, s.watches[0], i%2); err != nil {
+		if _, err := respawnOnce(ctx, s.Watches[0], i%2); err != nil {
 			return got, err
 		}
 	}
-	status, err := s.instances[0].AwaitReady(ctx)
+	status, err := s.Instances[0].AwaitReady(ctx)
 	if err != nil {
 		return got, err
 	}
@@ -42,18 +42,18 @@ func memory(ctx context.Context, b *bench) (got result, err error) {
 func idle(ctx context.Context, b *bench) (got result, err error) {
 	const span = 20 * time.Second
 	s, err := b.scene(ctx, 1, "--workers", "64", "--start-timeout", "60s")
-	defer func() { err = errors.Join(err, s.end()) }()
+	defer func() { err = errors.Join(err, s.End()) }()
 	if err != nil {
 		return got, err
 	}
-	status, err := s.instances[0].AwaitReady(ctx)
+	status, err := s.Instances[0].AwaitReady(ctx)
 	if err != nil {
 		return got, err
 	}
 	// Whoever follows the events would be measured too.
-	s.watches[0].Close()
-	s.watches = nil
-	if err := pause(ctx, 3*time.Second); err != nil {
+	s.Watches[0].Close()
+	s.Watches = nil
+	if err := stage.Pause(ctx, 3*time.Second); err != nil {
 		return got, err
 	}
 	var workers []int
@@ -81,7 +81,7 @@ func usedDuring(ctx context.Context, span time.Duration, one, other []int) (time
 	}
 	a0, b0, err := read()
 	if err == nil {
-		err = pause(ctx, span)
+		err = stage.Pause(ctx, span)
 	}
 	if err != nil {
 		return 0, 0, err

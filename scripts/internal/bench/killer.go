@@ -17,17 +17,17 @@ import (
 func workerKiller(ctx context.Context, b *bench) (got result, err error) {
 	const wanted = 1000
 	s, err := b.scene(ctx, 2, "--workers", "2", "--chaos")
-	defer func() { err = errors.Join(err, s.end()) }()
+	defer func() { err = errors.Join(err, s.End()) }()
 	if err == nil {
-		err = b.behindFront(ctx, s)
+		err = s.BehindFront(ctx)
 	}
 	if err != nil {
 		return got, err
 	}
 	began := time.Now()
 	var answered, refused, lost int
-	report, err := under(ctx, ledger.Load{Target: s.front.Target(), Clients: 4, Rate: 300, KeepAlive: true}, func(ctx context.Context) error {
-		client := &ledger.Client{Target: s.front.Target(), ConnectTimeout: 2 * time.Second, Timeout: 10 * time.Second}
+	report, err := under(ctx, ledger.Load{Target: s.Front.Target(), Clients: 4, Rate: 300, KeepAlive: true}, func(ctx context.Context) error {
+		client := &ledger.Client{Target: s.Front.Target(), ConnectTimeout: 2 * time.Second, Timeout: 10 * time.Second}
 		for answered < wanted && lost < 10 {
 			outcome := client.Do(ledger.Request{Path: "/workerKiller"})
 			switch {
@@ -35,7 +35,7 @@ func workerKiller(ctx context.Context, b *bench) (got result, err error) {
 				answered++
 			case outcome.Class == ledger.Status && outcome.Response.Status == http.StatusConflict:
 				refused++
-				if err := pause(ctx, 5*time.Millisecond); err != nil {
+				if err := stage.Pause(ctx, 5*time.Millisecond); err != nil {
 					return err
 				}
 			default:
@@ -67,9 +67,9 @@ func workerKiller(ctx context.Context, b *bench) (got result, err error) {
 
 // chaosDeaths waits until so many deaths are told, and then for more: there must
 // be none.
-func chaosDeaths(ctx context.Context, s *scene, wanted int, since time.Time) (deaths [2]int, err error) {
+func chaosDeaths(ctx context.Context, s *stage.Scene, wanted int, since time.Time) (deaths [2]int, err error) {
 	count := func() int {
-		for i, watch := range s.watches {
+		for i, watch := range s.Watches {
 			deaths[i] = 0
 			for _, e := range watch.Events(stage.WorkerExited, since) {
 				if e.Cause == "chaos" && e.Planned {
@@ -82,11 +82,11 @@ func chaosDeaths(ctx context.Context, s *scene, wanted int, since time.Time) (de
 	waiting, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for count() < wanted && waiting.Err() == nil {
-		if err := pause(waiting, 50*time.Millisecond); err != nil {
+		if err := stage.Pause(waiting, 50*time.Millisecond); err != nil {
 			break
 		}
 	}
-	err = pause(ctx, 500*time.Millisecond)
+	err = stage.Pause(ctx, 500*time.Millisecond)
 	count()
 	return deaths, err
 }

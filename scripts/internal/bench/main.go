@@ -118,13 +118,8 @@ func newBench() (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Short, for the paths of control sockets.
-	dir, err := os.MkdirTemp("", "bench")
+	dir, err := stage.NewDir("bench")
 	if err != nil {
-		return nil, fmt.Errorf("cannot make a folder: %w", err)
-	}
-	// nginx, when root starts it, serves as another user, who passes through.
-	if err := os.Chmod(dir, 0o711); err != nil {
 		return nil, err
 	}
 	return &bench{binary: binary, dir: dir}, nil

@@ -21,26 +21,26 @@ const (
 
 func masterDeath(ctx context.Context, b *bench) (got result, err error) {
 	s, err := b.scene(ctx, 1, "--workers", "2")
-	defer func() { err = errors.Join(err, s.end()) }()
+	defer func() { err = errors.Join(err, s.End()) }()
 	if err != nil {
 		return got, err
 	}
 	// Events of a dead master's stream end with it; they are asked for later.
-	for _, watch := range s.watches {
+	for _, watch := range s.Watches {
 		watch.Close()
 	}
-	s.watches = nil
+	s.Watches = nil
 	var took []time.Duration
 	do := func(ctx context.Context) error {
-		took, err = killMasters(ctx, s.instances[0])
+		took, err = killMasters(ctx, s.Instances[0])
 		return err
 	}
 	// By rate: clients that ask as fast as they are answered would leave the two
 	// processors to nobody, and what is measured would be the kernel's scheduler.
 	var reports []ledger.Report
 	for _, load := range []ledger.Load{
-		{Target: s.instances[0].Listen, Clients: 8, Rate: 3000, KeepAlive: true},
-		{Target: s.instances[0].Listen, Clients: 8, Rate: 500},
+		{Target: s.Instances[0].Listen, Clients: 8, Rate: 3000, KeepAlive: true},
+		{Target: s.Instances[0].Listen, Clients: 8, Rate: 500},
 	} {
 		inner := do
 		do = func(ctx context.Context) error {
@@ -71,7 +71,7 @@ func killMasters(ctx context.Context, instance *stage.Instance) (took []time.Dur
 			return took, err
 		}
 		took = append(took, d)
-		if err := pause(ctx, masterLife); err != nil {
+		if err := stage.Pause(ctx, masterLife); err != nil {
 			return took, err
 		}
 	}

@@ -115,7 +115,7 @@ func (n *node) respawnOnce(ctx context.Context, slot int) (time.Duration, error)
 	}
 	n.workers[slot] = r.PID
 	took := time.UnixMicro(int64(r.MS * 1000)).Sub(killed)
-	return took, pause(ctx, 50*time.Millisecond)
+	return took, stage.Pause(ctx, 50*time.Millisecond)
 }
 
 func (n *node) stop() { n.process.Stop(5 * time.Second) }

@@ -75,12 +75,12 @@ func (b *bench) chatter(ctx context.Context, log io.Writer, end func(), flags ..
 	s, err := b.sceneTo(ctx, log, 1, flags...)
 	defer func() {
 		end()
-		err = errors.Join(err, s.end())
+		err = errors.Join(err, s.End())
 	}()
 	if err != nil {
 		return "", 0, err
 	}
-	status, err := s.instances[0].AwaitReady(ctx)
+	status, err := s.Instances[0].AwaitReady(ctx)
 	if err != nil {
 		return "", 0, err
 	}
@@ -89,7 +89,7 @@ func (b *bench) chatter(ctx context.Context, log io.Writer, end func(), flags ..
 	// Ends with asking; received below.
 	go func() {
 		var err error
-		slowest, err = s.instances[0].SlowestAnswer(asking, 200*time.Millisecond)
+		slowest, err = s.Instances[0].SlowestAnswer(asking, 200*time.Millisecond)
 		done <- err
 	}()
 	used, _, err := usedDuring(ctx, span, []int{status.MasterPID}, nil)
@@ -97,7 +97,7 @@ func (b *bench) chatter(ctx context.Context, log io.Writer, end func(), flags ..
 	if err = errors.Join(err, <-done); err != nil {
 		return "", 0, err
 	}
-	heal, err := respawnOnceOf(ctx, s.watches[0], 0, len(status.Workers))
+	heal, err := respawnOnceOf(ctx, s.Watches[0], 0, len(status.Workers))
 	if err != nil {
 		return "", 0, err
 	}

@@ -14,7 +14,7 @@ import (
 func respawn(ctx context.Context, b *bench) (got result, err error) {
 	const kills, peerKills = 300, 40
 	s, err := b.scene(ctx, 1, "--workers", "2")
-	defer func() { err = errors.Join(err, s.end()) }()
+	defer func() { err = errors.Join(err, s.End()) }()
 	if err != nil {
 		return got, err
 	}
@@ -24,7 +24,7 @@ func respawn(ctx context.Context, b *bench) (got result, err error) {
 	}
 	var ours, theirs []time.Duration
 	for i := range kills {
-		took, err := respawnOnce(ctx, s.watches[0], i%2)
+		took, err := respawnOnce(ctx, s.Watches[0], i%2)
 		if err != nil {
 			return got, err
 		}
@@ -79,5 +79,5 @@ func respawnOnceOf(ctx context.Context, watch *stage.Watch, slot, workers int) (
 		return 0, err
 	}
 	took := successor.Time.Sub(killed)
-	return took, pause(ctx, max(5*took, 50*time.Millisecond)/2)
+	return took, stage.Pause(ctx, max(5*took, 50*time.Millisecond)/2)
 }

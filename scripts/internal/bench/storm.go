@@ -13,16 +13,16 @@ import (
 
 func killStorm(ctx context.Context, b *bench) (got result, err error) {
 	s, err := b.scene(ctx, 1, "--workers", "2")
-	defer func() { err = errors.Join(err, s.end()) }()
+	defer func() { err = errors.Join(err, s.End()) }()
 	if err != nil {
 		return got, err
 	}
 	var strikes []stage.Strike
-	report, err := under(ctx, ledger.Load{Target: s.instances[0].Listen, Clients: 8}, func(ctx context.Context) error {
+	report, err := under(ctx, ledger.Load{Target: s.Instances[0].Listen, Clients: 8}, func(ctx context.Context) error {
 		var err error
-		strikes, err = storming(ctx, stage.Storm{Watches: s.watches, Every: 100 * time.Millisecond, Signal: syscall.SIGKILL},
-			func(ctx context.Context) error { return pause(ctx, 20*time.Second) })
-		return errors.Join(err, pause(ctx, 200*time.Millisecond))
+		strikes, err = storming(ctx, stage.Storm{Watches: s.Watches, Every: 100 * time.Millisecond, Signal: syscall.SIGKILL},
+			func(ctx context.Context) error { return stage.Pause(ctx, 20*time.Second) })
+		return errors.Join(err, stage.Pause(ctx, 200*time.Millisecond))
 	})
 	if err != nil {
 		return got, err
@@ -42,18 +42,18 @@ func killStorm(ctx context.Context, b *bench) (got result, err error) {
 func frontStorm(ctx context.Context, b *bench) (got result, err error) {
 	const requests = 50_000
 	s, err := b.scene(ctx, 2, "--workers", "2")
-	defer func() { err = errors.Join(err, s.end()) }()
+	defer func() { err = errors.Join(err, s.End()) }()
 	if err == nil {
-		err = b.behindFront(ctx, s)
+		err = s.BehindFront(ctx)
 	}
 	if err != nil {
 		return got, err
 	}
 	var report ledger.Report
 	began := time.Now()
-	strikes, err := storming(ctx, stage.Storm{Watches: s.watches, Every: 50 * time.Millisecond, Signal: syscall.SIGKILL}, func(ctx context.Context) error {
+	strikes, err := storming(ctx, stage.Storm{Watches: s.Watches, Every: 50 * time.Millisecond, Signal: syscall.SIGKILL}, func(ctx context.Context) error {
 		var err error
-		report, err = ledger.Load{Target: s.front.Target(), Requests: requests, Clients: 8}.Run(ctx)
+		report, err = ledger.Load{Target: s.Front.Target(), Requests: requests, Clients: 8}.Run(ctx)
 		return err
 	})
 	if err != nil {
@@ -77,13 +77,13 @@ func frontStorm(ctx context.Context, b *bench) (got result, err error) {
 func massacre(ctx context.Context, b *bench) (got result, err error) {
 	const times = 100
 	s, err := b.scene(ctx, 1, "--workers", "2")
-	defer func() { err = errors.Join(err, s.end()) }()
+	defer func() { err = errors.Join(err, s.End()) }()
 	if err != nil {
 		return got, err
 	}
-	watch := s.watches[0]
+	watch := s.Watches[0]
 	var strikes []stage.Strike
-	report, err := under(ctx, ledger.Load{Target: s.instances[0].Listen, Clients: 8}, func(ctx context.Context) error {
+	report, err := under(ctx, ledger.Load{Target: s.Instances[0].Listen, Clients: 8}, func(ctx context.Context) error {
 		for range times {
 			struck, err := killAll(ctx, watch)
 			if err != nil {
@@ -128,5 +128,5 @@ func killAll(ctx context.Context, watch *stage.Watch) ([]stage.Strike, error) {
 	if err := watch.AwaitReady(ctx, 2); err != nil {
 		return nil, err
 	}
-	return strikes, pause(ctx, max(5*time.Since(began), 50*time.Millisecond))
+	return strikes, stage.Pause(ctx, max(5*time.Since(began), 50*time.Millisecond))
 }

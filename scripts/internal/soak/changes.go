@@ -41,21 +41,21 @@ func changes(ctx context.Context, args []string) (v verdict, err error) {
 		return v, err
 	}
 	defer func() { err = errors.Join(err, s.end()) }()
-	socket := filepath.Join(s.dir, "app.sock")
+	socket := filepath.Join(s.Dir, "app.sock")
 	i, err := s.start(ctx, "--listen", "unix:"+socket)
 	if err != nil {
 		return v, err
 	}
-	if err := s.behindFront(ctx); err != nil {
+	if err := s.BehindFront(ctx); err != nil {
 		return v, err
 	}
-	watch, err := s.watch(ctx, i)
+	watch, err := s.Watch(ctx, i)
 	if err != nil {
 		return v, err
 	}
 	var loads []ledger.Load
 	over := make(chan struct{})
-	for _, target := range []string{s.front.Target(), i.Listen, "unix:" + socket} {
+	for _, target := range []string{s.Front.Target(), i.Listen, "unix:" + socket} {
 		for _, keep := range []bool{true, false} {
 			loads = append(loads, ledger.Load{
 				Target: target, KeepAlive: keep, Duration: 24 * time.Hour, Stop: over, Rate: rate / 6, Clients: 4, Post: 16 << 10,
@@ -69,7 +69,7 @@ func changes(ctx context.Context, args []string) (v verdict, err error) {
 	made, changeErr := s.change(ctx, i, watch, reloads, upgrades, began, due)
 	changed := time.Since(began)
 	if changeErr == nil {
-		changeErr = pause(ctx, due-changed) // the rest of the load
+		changeErr = stage.Pause(ctx, due-changed) // the rest of the load
 	}
 	close(over)
 	report, loadErr := crowd.end()
@@ -91,7 +91,7 @@ func (s *scene) change(ctx context.Context, i *stage.Instance, watch *stage.Watc
 	count := reloads + upgrades
 	for n := range count {
 		at := began.Add(due * time.Duration(n+1) / time.Duration(count+2))
-		if err := pause(ctx, time.Until(at)); err != nil {
+		if err := stage.Pause(ctx, time.Until(at)); err != nil {
 			return made, err
 		}
 		if _, err := settle(ctx, i); err != nil {
@@ -170,15 +170,4 @@ func (v *verdict) took(times []time.Duration, limit time.Duration, what string) 
 	slices.Sort(times)
 	slowest, median := times[len(times)-1], times[len(times)/2]
 	v.time(slowest <= limit, what, fmt.Sprintf("<= %v", limit), "%v at most, median %v", slowest.Round(100*time.Microsecond), median.Round(100*time.Microsecond))
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

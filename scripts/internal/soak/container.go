@@ -80,7 +80,7 @@ func (s *scene) box(ctx context.Context) (*box, error) {
 	if err != nil {
 		return nil, err
 	}
-	context := filepath.Join(s.dir, "image")
+	context := filepath.Join(s.Dir, "image")
 	if err := os.Mkdir(context, 0o755); err != nil {
 		return nil, err
 	}
@@ -102,7 +102,7 @@ func (s *scene) box(ctx context.Context) (*box, error) {
 		return b, err
 	}
 	// The journal is a file of this machine, in a folder that the container sees.
-	journal := filepath.Join(s.dir, "books")
+	journal := filepath.Join(s.Dir, "books")
 	if err := os.Mkdir(journal, 0o777); err != nil {
 		return b, err
 	}
@@ -165,7 +165,7 @@ func (b *box) await(ctx context.Context) error {
 		case err == nil && status.State == "ready" && len(status.Workers) == status.Desired:
 			return nil
 		}
-		if late := pause(ctx, 50*time.Millisecond); late != nil {
+		if late := stage.Pause(ctx, 50*time.Millisecond); late != nil {
 			return fmt.Errorf("the container is not ready: %w", errors.Join(late, err))
 		}
 	}

@@ -156,24 +156,22 @@ func (e example) run(ctx context.Context, p plan, v *verdict) (err error) {
 
 // start runs the example, with more flags.
 func (e example) start(ctx context.Context, s *scene, flags ...string) (*stage.Instance, *stage.Watch, error) {
-	ports, err := stage.FreePorts(1)
-	if err != nil {
-		return nil, nil, err
-	}
 	folder, err := filepath.Abs(filepath.Join("worker", "examples", e.name))
 	if err != nil {
 		return nil, nil, err
 	}
-	i := &stage.Instance{Binary: s.binaries[0], Name: e.name, RuntimeDir: filepath.Join(s.dir, "run"), Listen: stage.Target(ports[0])}
-	more, err := e.arguments(folder, s.dir, strings.TrimPrefix(i.Listen, "tcp://"))
+	i, err := s.NewInstance(s.binaries[0], e.name)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := i.Start(ctx, nil, append(append([]string{"--workers", "2", "--log-format", "json", "--liveness", "3s"}, flags...), more...)...); err != nil {
+	more, err := e.arguments(folder, s.Dir, strings.TrimPrefix(i.Listen, "tcp://"))
+	if err != nil {
 		return nil, nil, err
 	}
-	s.instances = append(s.instances, i)
-	watch, err := s.watch(ctx, i)
+	if err := s.Start(ctx, i, nil, append(append([]string{"--workers", "2", "--log-format", "json", "--liveness", "3s"}, flags...), more...)...); err != nil {
+		return nil, nil, err
+	}
+	watch, err := s.Watch(ctx, i)
 	return i, watch, err
 }
 
@@ -204,7 +202,7 @@ func (s *scene) act(ctx context.Context, i *stage.Instance, watch *stage.Watch, 
 	}
 	began := time.Now()
 	for n, act := range acts {
-		if err := pause(ctx, time.Until(began.Add(span*time.Duration(n+1)/time.Duration(len(acts)+2)))); err != nil {
+		if err := stage.Pause(ctx, time.Until(began.Add(span*time.Duration(n+1)/time.Duration(len(acts)+2)))); err != nil {
 			return deaths, err
 		}
 		if _, err := settle(ctx, i); err != nil {
@@ -217,7 +215,7 @@ func (s *scene) act(ctx context.Context, i *stage.Instance, watch *stage.Watch, 
 	if _, err := settle(ctx, i); err != nil {
 		return deaths, err
 	}
-	return deaths, pause(ctx, time.Until(began.Add(span)))
+	return deaths, stage.Pause(ctx, time.Until(began.Add(span)))
 }
 
 // killSlot sends the worker of a slot a signal that it does not survive: of one

@@ -30,7 +30,7 @@ func (f figures) String() string {
 func least(ctx context.Context, pid int) (figures, error) {
 	f, err := figuresOf(pid)
 	for range 10 {
-		if err := errors.Join(err, pause(ctx, 50*time.Millisecond)); err != nil {
+		if err := errors.Join(err, stage.Pause(ctx, 50*time.Millisecond)); err != nil {
 			return f, err
 		}
 		now, e := figuresOf(pid)

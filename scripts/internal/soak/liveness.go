@@ -73,7 +73,7 @@ func (s *scene) patients(ctx context.Context, interval time.Duration) ([]patient
 	if err != nil {
 		return nil, err
 	}
-	watch, err := s.watch(ctx, ours)
+	watch, err := s.Watch(ctx, ours)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +120,7 @@ func overload(ctx context.Context, loops int, span time.Duration) (err error) {
 		}
 		defer func() { _ = p.Stop(time.Second) }() // by the signal that it was sent: no failure
 	}
-	return pause(ctx, span)
+	return stage.Pause(ctx, span)
 }
 
 // freeze stops every process of the instances, and lets them go on.
@@ -142,9 +142,9 @@ func freeze(ctx context.Context, patients []patient, span, after time.Duration) 
 		}
 		return err
 	}
-	stopped := errors.Join(send(syscall.SIGSTOP), pause(ctx, span))
+	stopped := errors.Join(send(syscall.SIGSTOP), stage.Pause(ctx, span))
 	slices.Reverse(all) // a keeper that wakes first sees its master stopped for longer
-	return errors.Join(stopped, send(syscall.SIGCONT), pause(ctx, after))
+	return errors.Join(stopped, send(syscall.SIGCONT), stage.Pause(ctx, after))
 }
 
 // findStopped is the counter-check: one worker alone is stopped, and must be found.

@@ -33,16 +33,16 @@ func stops(ctx context.Context, args []string) (v verdict, err error) {
 			return v, err
 		}
 	}
-	if err := s.behindFront(ctx); err != nil {
+	if err := s.BehindFront(ctx); err != nil {
 		return v, err
 	}
 	over := make(chan struct{})
 	load := ledger.Load{Duration: 24 * time.Hour, Stop: over, Clients: 64, Post: 16 << 10, PostOnly: true, Timeout: 30 * time.Second, ConnectTimeout: 30 * time.Second}
 	kept := load
-	kept.Target, kept.KeepAlive, kept.Rate = s.front.Target(), true, rate
+	kept.Target, kept.KeepAlive, kept.Rate = s.Front.Target(), true, rate
 	// A client without nginx: it may find nobody, but what has a connection is answered.
 	raw := load
-	raw.Target, raw.Rate = s.instances[0].Listen, rate/4
+	raw.Target, raw.Rate = s.Instances[0].Listen, rate/4
 	rawKept := raw
 	rawKept.KeepAlive = true
 	behind, direct := begin(ctx, kept), begin(ctx, raw, rawKept)
@@ -70,10 +70,10 @@ func (s *scene) stopInTurn(ctx context.Context, count int, rest time.Duration) (
 		return 0, err
 	}
 	for n := range count {
-		if err := pause(ctx, rest); err != nil {
+		if err := stage.Pause(ctx, rest); err != nil {
 			return slowest, err
 		}
-		i := s.instances[n%len(s.instances)]
+		i := s.Instances[n%len(s.Instances)]
 		began := time.Now()
 		if err := i.Stop(); err != nil {
 			return slowest, err
