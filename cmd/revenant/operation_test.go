@@ -82,12 +82,14 @@ func TestHangUpReloads(t *testing.T) {
 	i := supervisortest.Start(t, "--workers", "2")
 	events := i.Follow()
 	signalNow(t, i.Command.Process.Pid, unix.SIGHUP)
-	supervisortest.AwaitEvent(t, events, "the reload's end", func(e event.Event) bool {
-		return e.Kind == event.OperationDone && strings.Contains(e.Message, "reload")
-	})
+	supervisortest.AwaitEvent(t, events, "the reload's end", isReloadsEnd)
 	if s := i.Now(); !slices.Equal(seated(s), []uint64{3, 4}) {
 		t.Errorf("workers %v", seated(s))
 	}
+}
+
+func isReloadsEnd(e event.Event) bool {
+	return e.Kind == event.OperationDone && strings.Contains(e.Message, "reload")
 }
 
 // stallable starts an instance whose workers, from stall on, never become ready.

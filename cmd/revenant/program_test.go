@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"revenant/scripts/ledger"
 	"revenant/supervisor"
 	"revenant/supervisor/event"
 	"revenant/supervisor/supervisortest"
@@ -83,6 +84,27 @@ func (s started) status(field string) string {
 	return "none"
 }
 
+// inherited are the fields of the status that a program has from whoever starts it.
+var inherited = []string{"SigBlk", "SigIgn", "Umask", "NoNewPrivs", "Uid", "Gid", "CapEff"}
+
+// surroundings are all that the program was started with, but for the names that are
+// this worker's alone.
+func (s started) surroundings() map[string]string {
+	all := map[string]string{"cwd": s.read("cwd"), "limits": s.read("limits")}
+	for name, value := range s.environ() {
+		if !slices.Contains([]string{"REVENANT_WORKER", "LISTEN_PID", "WATCHDOG_PID"}, name) {
+			all["$"+name] = value
+		}
+	}
+	for fd, what := range s.files() {
+		all[fmt.Sprintf("descriptor %d", fd)] = what
+	}
+	for _, field := range inherited {
+		all[field] = s.status(field)
+	}
+	return all
+}
+
 // dumped runs an instance of one worker whose program writes down how it was
 // started and then serves.
 func dumped(t *testing.T, env, flags []string) started {
@@ -147,7 +169,7 @@ func TestProgramIsStartedAsAServiceOfSystemdIs(t *testing.T) {
 	if got, want := ours.files(), theirs.files(); !maps.Equal(got, want) {
 		t.Errorf("open files %v, a service's %v", got, want)
 	}
-	for _, field := range []string{"SigBlk", "SigIgn", "Umask", "NoNewPrivs", "Uid", "Gid", "CapEff"} {
+	for _, field := range inherited {
 		if got, want := ours.status(field), theirs.status(field); got != want {
 			t.Errorf("%s is %s, a service's %s", field, got, want)
 		}
@@ -159,6 +181,51 @@ func TestProgramIsStartedAsAServiceOfSystemdIs(t *testing.T) {
 	for name := range theirs.environ() {
 		if _, has := env[name]; !has && !slices.Contains([]string{"LISTEN_PIDFDID"}, name) {
 			t.Errorf("a service has %s, the program has not", name)
+		}
+	}
+}
+
+// reloads is how many of them a program must not notice.
+const reloads = 100
+
+func TestProgramIsStartedAfterAHundredReloadsUnderLoadAsTheFirstWas(t *testing.T) {
+	s, i := dumpedAs(t, nil, nil, actor(t, "serve={fd}")[1:])
+	first := s.surroundings()
+	load, events := beginLoad(i, t, 2, 2, 100), i.Follow()
+	for range reloads {
+		signalNow(t, i.Command.Process.Pid, unix.SIGHUP)
+		supervisortest.AwaitEvent(t, events, "the reload's end", isReloadsEnd)
+	}
+	if r := load.end(); r.Counts[ledger.Answered] < reloads {
+		t.Errorf("the load was %v", &r)
+	}
+	if worker := s.environ()["REVENANT_WORKER"]; worker != strconv.Itoa(reloads+1) {
+		t.Errorf("the last one is worker %s", worker)
+	}
+	if last := s.surroundings(); !maps.Equal(last, first) {
+		t.Errorf("after %d reloads a program is started with other surroundings than the first: %s", reloads, difference(last, first))
+	}
+}
+
+// The twin: what a reload changes on purpose is seen.
+func TestSurroundingsThatAReloadChangedAreSeen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "revenant.toml")
+	write := func(text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("")
+	s, i := dumpedAs(t, nil, []string{"--config", path}, actor(t, "serve={fd}")[1:])
+	first := s.surroundings()
+	write("env = [\"ADDED=1\"]\nfd = [\"5\"]\numask = \"027\"\nlimit = [\"nofile=500\"]\n")
+	if out, errs, code := client(i, t, "reload"); code != exitOK {
+		t.Fatalf("reload: code %d\n%s%s", code, out, errs)
+	}
+	said := difference(s.surroundings(), first)
+	for _, what := range []string{"has $ADDED=1", "has descriptor 5=socket", "lacks descriptor 3", "Umask=", "limits="} {
+		if !strings.Contains(said, what) {
+			t.Errorf("nothing is said of %q: %s", what, said)
 		}
 	}
 }
