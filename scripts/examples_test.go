@@ -21,7 +21,7 @@ func TestExamplesServeThroughKillsAReloadAndTERM(t *testing.T) {
 	if err != nil || strings.Contains(string(out), "BROKEN") {
 		t.Errorf("scripts/soak examples: %v", err)
 	}
-	for _, name := range []string{"nethttp", "echo", "node", "gunicorn", "uvicorn", "nginx"} {
+	for _, name := range []string{"nethttp", "echo", "node", "gunicorn", "uvicorn", "uvicorn-command", "nginx"} {
 		t.Run(name, func(t *testing.T) {
 			if why := regexp.MustCompile(`(?m)^SKIPPED, NOT TESTED: ` + name + `: .*$`).Find(out); why != nil {
 				t.Skip(string(why))
@@ -38,7 +38,7 @@ func TestExamplesServeThroughKillsAReloadAndTERM(t *testing.T) {
 
 func TestExamplesAreShort(t *testing.T) {
 	files := 0
-	imports := regexp.MustCompile(`(?s)import \(.*?\n\)|(?m)^const \w+ = require.*$`)
+	imports := regexp.MustCompile(`(?s)import \(.*?\n\)|(?m)^const \w+ = require.*$|(?m)^import \w+$`)
 	err := filepath.WalkDir(filepath.Join(supervisortest.Root(), "worker", "examples"), func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err

@@ -408,6 +408,26 @@ func TestStopEndsADurationWithoutMakingItVoid(t *testing.T) {
 	}
 }
 
+func TestAnsweredIsToldOfRightAnswersWhileTheLoadRuns(t *testing.T) {
+	target, _ := server(t, "tcp")
+	right := func(r Request, _ Response) bool { return !strings.HasSuffix(r.ID, "0") }
+	stop, answered := make(chan struct{}), new(atomic.Int64)
+	// Ends when there are enough answers, or with the test.
+	go func() {
+		for t.Context().Err() == nil {
+			if answered.Load() >= 20 {
+				close(stop)
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	report, err := Load{Target: target, Duration: patience, KeepAlive: true, Stop: stop, Answered: answered, Right: right}.Run(t.Context())
+	if n := answered.Load(); err != nil || n < 20 || int(n) != report.Counts[Answered] || report.Counts[WrongBody] == 0 {
+		t.Errorf("told of %d answers; %v, %v, want as many, 20 at least, and no wrong one", n, &report, err)
+	}
+}
+
 // An open loop remembers that requests were due while the server stalled; a
 // closed loop forgets, and its percentiles look fine.
 func TestOpenLoopCountsTheStall(t *testing.T) {

@@ -52,6 +52,9 @@ type Load struct {
 	Right func(Request, Response) bool
 	// Stop ends a Duration early: what was started then is what counts.
 	Stop <-chan struct{}
+	// Answered, if there is one, is told of each right answer as it comes, for those
+	// who end a load when there were enough.
+	Answered *atomic.Int64
 }
 
 // Run sends it all and waits for every answer. The error is ErrVoid, with the
@@ -129,6 +132,9 @@ func (r *run) client(ctx context.Context, t *tally) {
 		}
 		if due.IsZero() {
 			due = outcome.Begin
+		}
+		if outcome.Class == Answered && r.load.Answered != nil {
+			r.load.Answered.Add(1)
 		}
 		t.count(request.ID, outcome, due, r.begin)
 		if outcome.Class == void {
