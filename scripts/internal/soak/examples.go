@@ -141,6 +141,7 @@ func (e example) run(ctx context.Context, p plan, v *verdict) (err error) {
 	fresh, staying := begin(ctx, load), begin(ctx, kept)
 	span := time.Duration(float64(p.requests) / p.rate * float64(time.Second))
 	h, actErr := s.act(ctx, i, watch, p, span)
+	overdue := int64(p.rate*time.Since(began).Seconds()) - load.Answered.Load() - kept.Answered.Load()
 	if actErr == nil {
 		actErr = answered(ctx, p.requests/2, span, load.Answered, kept.Answered)
 	}
@@ -156,6 +157,7 @@ func (e example) run(ctx context.Context, p plan, v *verdict) (err error) {
 		return err
 	}
 	fmt.Printf("%s: %d kills, %d freezes, %d reloads, %d upgrades and TERM in %v\n", e.name, 2*p.kills, p.freezes, p.reloads, p.upgrades, time.Since(began).Round(time.Second))
+	v.time(overdue <= int64(p.rate), e.name+", requests that were due and not answered yet", fmt.Sprintf("<= %.0f, those of a second", p.rate), "%d", max(overdue, 0))
 	v.account(e, "each request on a new connection", one, h)
 	v.account(e, "on kept connections", two, h)
 	return nil
