@@ -207,7 +207,7 @@ type moment struct{ from, to time.Time }
 
 // history is what happened to an example, and when.
 type history struct {
-	deaths []moment // from the signal to the exit: what was in flight is cut
+	deaths []moment // from the signal until the last process of the group was gone: what was in flight is cut
 	drains []moment // from the command until no former worker was left
 	ended  time.Time
 }
@@ -272,9 +272,26 @@ func killSlot(ctx context.Context, i *stage.Instance, watch *stage.Watch, slot i
 	if err := stage.Kill(w.PID, sig); err != nil {
 		return m, err
 	}
-	exit, err := watch.AwaitExit(ctx, w.Worker)
-	m.to = exit.Time
+	if _, err := watch.AwaitExit(ctx, w.Worker); err != nil {
+		return m, err
+	}
+	err = groupGone(ctx, w.PID)
+	m.to = time.Now()
 	return m, err
+}
+
+// groupGone waits until nothing is left of a worker: of nginx and gunicorn the one
+// that answers is a child of the one that was killed, and dies by the signal that
+// its group is sent then.
+func groupGone(ctx context.Context, group int) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for syscall.Kill(-group, 0) == nil {
+		if err := stage.Pause(ctx, time.Millisecond); err != nil {
+			return fmt.Errorf("a process of the group %d lives on: %w", group, err)
+		}
+	}
+	return nil
 }
 
 // account holds the failures against what happened when. After the end a client
