@@ -36,7 +36,8 @@ const (
 type view struct {
 	listeners []uint64 // by inode; none of our own program, which does them no harm
 	paths     []string // of unix listeners
-	// served asks once for the TCP connections of the listeners, by inode.
+	// served asks once for the TCP connections of the listeners, by inode. It is an
+	// error when one of the listeners is not to be seen.
 	served func() (map[uint64]sockdiag.Connection, error)
 }
 
@@ -46,9 +47,13 @@ func (m *Master) view() *view {
 		v.listeners = inodes(m.cfg.Sockets)
 	}
 	var ports []int
+	var local []uint64
 	for _, s := range m.cfg.Sockets {
 		if s.Bound().Network() == "unix" {
 			v.paths = append(v.paths, s.Bound().Path())
+			if inode, err := s.Inode(); err == nil {
+				local = append(local, inode)
+			}
 		} else {
 			ports = append(ports, s.Bound().Port())
 		}
@@ -62,6 +67,11 @@ func (m *Master) view() *view {
 			}
 			for _, c := range found {
 				all[c.Inode] = c
+			}
+		}
+		for _, inode := range local {
+			if _, err := sockdiag.UnixListener(inode); err != nil {
+				return nil, err
 			}
 		}
 		return all, nil

@@ -36,7 +36,7 @@ func queued(s *listen.Socket) (names []string) {
 		if err != nil {
 			return nil
 		}
-		listener, _ := sockdiag.Unix(inode)
+		listener, _ := sockdiag.UnixListener(inode)
 		for _, client := range listener.Waiting {
 			names = append(names, fmt.Sprint(client))
 		}

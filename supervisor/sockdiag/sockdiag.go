@@ -19,8 +19,13 @@ const byFamily = 20
 // patience bounds the wait for an answer, which the kernel makes while we ask.
 var patience = unix.Timeval{Sec: 1}
 
-// errNone says that there is no such socket.
+// errNone says that there is no such socket, or that the kernel cannot list the
+// kind: it has one number for both.
 var errNone = errors.New("no such socket")
+
+// ErrUnseen says that what must be there is not to be seen, so that nothing which
+// is not to be seen means anything.
+var ErrUnseen = errors.New("the kernel does not show the listener: it is in another network namespace, or the kernel lacks tcp_diag or unix_diag")
 
 // ask sends one request and hands each answer to take. With dump there are as
 // many as there are sockets that match, else one.
@@ -70,8 +75,8 @@ func each(datagram []byte, take func(answer []byte)) (done bool, err error) {
 	}
 	for _, m := range messages {
 		switch m.Header.Type {
-		case unix.NLMSG_DONE:
-			return true, nil
+		case unix.NLMSG_DONE: // with the error that ended it, if any
+			return true, failure(m.Data)
 		case unix.NLMSG_ERROR:
 			return true, failure(m.Data)
 		case byFamily:
@@ -81,7 +86,7 @@ func each(datagram []byte, take func(answer []byte)) (done bool, err error) {
 	return false, nil
 }
 
-// failure reads the negative number of an error, which comes first.
+// failure reads the negative number of an error, which comes first; it may be 0.
 func failure(data []byte) error {
 	if len(data) < 4 {
 		return unix.EIO

@@ -1,6 +1,8 @@
 package sockdiag
 
 import (
+	"encoding/binary"
+	"errors"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -8,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // patient bounds every wait.
@@ -150,5 +154,42 @@ func TestUnixSocketThatIsGoneSaysNothing(t *testing.T) {
 	_ = l.Close()
 	if s, err := Unix(inode); err != nil || s.Peer != 0 || s.Waiting != nil {
 		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// A kernel that cannot list sockets, and another network namespace, show none, too.
+func TestListenerThatIsNotSeenIsAnErrorAndNotAnEmptyQueue(t *testing.T) {
+	l := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
+	port := l.Addr().(*net.TCPAddr).Port
+	if _, err := Connections(port); err != nil {
+		t.Errorf("it listens: %v", err)
+	}
+	_ = l.Close()
+	if found, err := Connections(port); !errors.Is(err, ErrUnseen) {
+		t.Errorf("nobody listens: %v, %v", found, err)
+	}
+	u := must[net.Listener](t)(net.Listen("unix", filepath.Join(t.TempDir(), "s")))
+	inode := inodeOf(t, u.(*net.UnixListener))
+	if _, err := UnixListener(inode); err != nil {
+		t.Errorf("it listens: %v", err)
+	}
+	_ = u.Close()
+	if s, err := UnixListener(inode); !errors.Is(err, ErrUnseen) {
+		t.Errorf("nobody listens: %+v, %v", s, err)
+	}
+}
+
+// What the kernel says at the end of a list that it could not make.
+func TestListThatEndedInAnErrorIsNotAnEmptyOne(t *testing.T) {
+	done := func(number int32) []byte {
+		d := binary.NativeEndian.AppendUint32(nil, unix.NLMSG_HDRLEN+4)
+		d = binary.NativeEndian.AppendUint16(d, unix.NLMSG_DONE)
+		d = append(d, make([]byte, 10)...)
+		return binary.NativeEndian.AppendUint32(d, uint32(number))
+	}
+	for number, want := range map[int32]error{0: nil, -int32(unix.ENOENT): errNone, -int32(unix.EPERM): unix.EPERM} {
+		if ended, err := each(done(number), nil); !ended || !errors.Is(err, want) {
+			t.Errorf("%d: %t, %v", number, ended, err)
+		}
 	}
 }

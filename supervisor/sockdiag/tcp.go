@@ -29,7 +29,8 @@ type Traffic struct {
 // things in one it does not tell which was last.
 func (c Connection) Owes() bool { return c.Received > 0 && (c.Sent == 0 || c.Heard < c.Said) }
 
-// States of TCP whose client waits for an answer, or may.
+// States of TCP whose client waits for an answer, or may; stateListen is a
+// listener's.
 const (
 	stateEstablished = 1
 	stateCloseWait   = 8
@@ -64,16 +65,28 @@ type inetAnswer struct {
 const attributeInfo = 2
 
 // Connections lists the TCP connections to a port of this machine that are open,
-// those among them that wait to be accepted.
+// those among them that wait to be accepted. When no listener is seen on it the
+// error is ErrUnseen.
 func Connections(port int) (found []Connection, err error) {
+	listens := false
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		r := inetRequest{Family: family, Protocol: unix.IPPROTO_TCP, Extensions: 1 << (attributeInfo - 1), States: 1<<stateEstablished | 1<<stateCloseWait}
+		r := inetRequest{Family: family, Protocol: unix.IPPROTO_TCP, Extensions: 1 << (attributeInfo - 1),
+			States: 1<<stateEstablished | 1<<stateCloseWait | 1<<stateListen}
 		binary.BigEndian.PutUint16(r.ID.SourcePort[:], uint16(port))
 		r.ID.Cookie = anyCookie
-		err := ask(r, true, func(answer []byte) { found = append(found, connection(answer)) })
+		err := ask(r, true, func(answer []byte) {
+			if c, state := connection(answer); state == stateListen {
+				listens = true
+			} else {
+				found = append(found, c)
+			}
+		})
 		if err != nil && !errors.Is(err, errNone) { // a machine without IPv6 has none
 			return nil, err
 		}
+	}
+	if !listens {
+		return nil, ErrUnseen
 	}
 	return found, nil
 }
@@ -90,7 +103,7 @@ func Accepted(server, client netip.AddrPort) (inode uint64, err error) {
 	r.ID.SourcePort, r.ID.Source = inKernel(server)
 	r.ID.TargetPort, r.ID.Target = inKernel(client)
 	err = ask(r, false, func(answer []byte) {
-		if c := connection(answer); c.Remote.Port() == client.Port() { // not the listener
+		if c, _ := connection(answer); c.Remote.Port() == client.Port() { // not the listener
 			inode = c.Inode
 		}
 	})
@@ -106,7 +119,7 @@ func inKernel(a netip.AddrPort) (port [2]byte, address [16]byte) {
 	return port, address
 }
 
-func connection(answer []byte) (c Connection) {
+func connection(answer []byte) (c Connection, state uint8) {
 	var m inetAnswer
 	rest := fixed(answer, &m)
 	c.Inode, c.Unread = uint64(m.Inode), int(m.Unread)
@@ -120,7 +133,7 @@ func connection(answer []byte) (c Connection) {
 		c.Received, c.Sent = info.Bytes_received, info.Bytes_sent
 		c.Heard, c.Said = time.Duration(info.Last_data_recv)*time.Millisecond, time.Duration(info.Last_data_sent)*time.Millisecond
 	})
-	return c
+	return c, m.State
 }
 
 func fromKernel(family uint8, port [2]byte, address [16]byte) netip.AddrPort {

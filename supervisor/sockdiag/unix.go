@@ -63,6 +63,16 @@ func Unix(inode uint64) (s UnixSocket, err error) {
 	return s, err
 }
 
+// UnixListener is Unix of a listener that must be there: it is ErrUnseen when it is
+// not to be seen.
+func UnixListener(inode uint64) (UnixSocket, error) {
+	s, err := Unix(inode)
+	if err == nil && s.Path == "" {
+		err = ErrUnseen
+	}
+	return s, err
+}
+
 func unixSocket(answer []byte) (s UnixSocket) {
 	var m unixAnswer
 	rest := fixed(answer, &m)
