@@ -174,6 +174,8 @@ func (c *child) silent(now time.Time) string {
 		return fmt.Sprintf("it closed the listener, %v ago or more", l.interval)
 	case passed(l.debt.since):
 		return fmt.Sprintf("%s for %v", l.debt.what, l.interval)
+	case l.debt.bad.lasted() >= l.interval:
+		return fmt.Sprintf("%s for %v", l.debt.bad.what, l.interval)
 	case passed(l.dead[spinning]):
 		return fmt.Sprintf("it spins: it uses the CPU without a pause, takes no connection and answers nobody, since %v, and a client waits", l.interval)
 	case passed(l.dead[deadlocked]):
@@ -242,6 +244,8 @@ func (m *Master) forgive(late time.Duration) {
 		shift(&c.life.beat)
 		shift(&c.life.killAt)
 		shift(&c.life.debt.since)
+		shift(&c.life.debt.bad.first)
+		shift(&c.life.debt.bad.last)
 		shift(&c.life.workAt)
 		for i := range c.life.dead {
 			shift(&c.life.dead[i])

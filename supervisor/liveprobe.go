@@ -23,18 +23,31 @@ import (
 // that is never given a probe has to be seen waiting for connections, or serving
 // some (look.go).
 
-// debt is what a worker owes to the probe.
+// debt is what a worker owes to the probe. A good answer ends all of it.
 type debt struct {
 	probed bool      // there is a probe
 	asked  time.Time // when it last accepted one
-	since  time.Time // of the first since it last answered well; zero when it owes nothing
+	open   int       // probes that it accepted and did not answer yet
+	since  time.Time // of the first of them; zero when it owes nothing
 	what   string
+	bad    failures
+}
+
+// failures are probes that a worker answered badly, or cut. One alone proves
+// nothing, however long no other probe has reached it: they must be seen over the
+// whole interval.
+type failures struct {
+	first, last time.Time
+	what        string
 }
 
 const (
 	// acceptTime is how long a probe waits until somebody accepts it. Then its request
 	// is sent all the same: whoever accepts a connection without one waits for it.
 	acceptTime = time.Second
+	// connectTime is how long a probe waits for a place in the queue: one that is free
+	// is taken at once.
+	connectTime = 100 * time.Millisecond
 	// mostProbes are sent at once: several, because those that come together are
 	// likely to be taken by different workers.
 	mostProbes = 8
@@ -69,12 +82,7 @@ func (m *Master) sendRound(n int, pids map[uint64]int) {
 	go func() {
 		defer cancel()
 		round := round{pids: pids}
-		for range n {
-			// A full queue is seen by others.
-			if conn, err := new(net.Dialer).DialContext(ctx, a.Network(), a.Dial()); err == nil {
-				round.waiting = append(round.waiting, conn)
-			}
-		}
+		round.connect(ctx, n, a.Network(), a.Dial())
 		failed := n - len(round.waiting)
 		m.send(func() { m.vigil.probes -= failed })
 		var asking sync.WaitGroup
@@ -110,6 +118,20 @@ func (m *Master) probeOn(ctx context.Context, conn net.Conn, who uint64, path st
 type round struct {
 	pids    map[uint64]int // workers that may
 	waiting []net.Conn
+}
+
+// connect makes up to n connections, and no more when the queue is full, which is
+// seen by others: who accepts one waits for its request until all are made.
+func (r *round) connect(ctx context.Context, n int, network, address string) {
+	limited, cancel := context.WithTimeout(ctx, connectTime)
+	defer cancel()
+	for range n {
+		conn, err := new(net.Dialer).DialContext(limited, network, address)
+		if err != nil {
+			return
+		}
+		r.waiting = append(r.waiting, conn)
+	}
 }
 
 // deal hands over each connection as soon as it is known who accepted it, and at
@@ -187,31 +209,53 @@ func holders(sockets map[uint64]net.Conn, pids map[uint64]int) map[uint64]uint64
 
 // owesAnswer begins a debt.
 func (m *Master) owesAnswer(worker uint64, path string) {
-	c := m.children[worker]
-	if c == nil {
-		return
+	if c := m.children[worker]; c != nil {
+		c.life.debt.accepted(time.Now(), m.vigil.answers, path)
 	}
-	c.life.debt.asked = time.Now()
-	if m.vigil.answers && c.life.debt.since.IsZero() {
-		c.life.debt.since, c.life.debt.what = c.life.debt.asked, "it did not answer GET "+path
+}
+
+func (d *debt) accepted(now time.Time, counts bool, path string) {
+	d.asked = now
+	d.open++
+	if counts && d.since.IsZero() {
+		d.since, d.what = now, "it did not answer GET "+path
 	}
 }
 
 // answered ends a debt, when the answer is good.
 func (m *Master) answered(worker uint64, path string, err error) {
-	c := m.children[worker]
-	if c == nil {
-		return
-	}
-	m.learns(c, path, err)
-	var status *StatusError
-	switch {
-	case err == nil:
-		c.life.debt.since = time.Time{}
-	case errors.As(err, &status):
-		c.life.debt.what = badAnswer(path, status)
+	if c := m.children[worker]; c != nil {
+		m.learns(c, path, err)
+		c.life.debt.ended(time.Now(), c.life.interval, m.vigil.answers, path, err)
 	}
 }
+
+func (d *debt) ended(now time.Time, interval time.Duration, counts bool, path string, err error) {
+	d.open--
+	switch {
+	case err == nil:
+		d.since, d.bad = time.Time{}, failures{}
+		return
+	case d.open == 0:
+		d.since = time.Time{}
+	case !d.since.IsZero():
+		d.since = now // whichever is open still, it is not older than it is
+	}
+	if !counts {
+		return
+	}
+	var status *StatusError
+	if d.bad.what = "it did not answer GET " + path; errors.As(err, &status) {
+		d.bad.what = badAnswer(path, status)
+	}
+	if d.bad.first.IsZero() || now.Sub(d.bad.last) > interval/2 { // between those two it may have been well
+		d.bad.first = now
+	}
+	d.bad.last = now
+}
+
+// lasted is for how long there was no good answer between bad ones.
+func (f failures) lasted() time.Duration { return f.last.Sub(f.first) }
 
 func badAnswer(path string, status *StatusError) string {
 	return fmt.Sprintf("it answered GET %s with %v", path, status)
