@@ -194,10 +194,18 @@ func (w *work) serves(inode uint64, t sockdiag.Traffic, owes bool) {
 	w.owes = w.owes || owes
 }
 
-// spun tells whether a thread used the CPU since the look before and never slept.
+// spun tells whether a process used the CPU since the look before and none of its
+// threads slept or awoke meanwhile. One that awoke may take connections between two
+// slices of the one that computes, as Go's threads do for each other.
 func (w *work) spun(before *work) bool {
+	used, awoke := map[int]bool{}, map[int]bool{}
 	for id, now := range w.threads {
-		if then, is := before.threads[id]; is && now.CPU > then.CPU && now.Sleeps == then.Sleeps {
+		then, is := before.threads[id]
+		used[now.Process] = used[now.Process] || is && now.CPU > then.CPU
+		awoke[now.Process] = awoke[now.Process] || !is || now.Sleeps != then.Sleeps
+	}
+	for process := range used {
+		if used[process] && !awoke[process] {
 			return true
 		}
 	}

@@ -48,6 +48,16 @@ func TestWorkerIsTakenToSpinOnlyWhenEveryProofIsThere(t *testing.T) {
 		"its thread slept": {busy().with(func(l *looks) {
 			l.after.work.threads[1] = tree.Thread{ID: 1, CPU: 20, Sleeps: 4}
 		}), []sign{away, still}},
+		"another of its threads awoke, which may take connections": {busy().with(func(l *looks) {
+			l.after.work.threads[2] = tree.Thread{ID: 2, Sleeps: 10}
+		}), []sign{away, still}},
+		"another of its threads is new": {busy().with(func(l *looks) {
+			l.after.work.threads[3] = tree.Thread{ID: 3}
+		}), []sign{away, still}},
+		"a thread of another process awoke": {busy().with(func(l *looks) {
+			l.before.work.threads[3] = tree.Thread{ID: 3, Process: 3}
+			l.after.work.threads[3] = tree.Thread{ID: 3, Process: 3, Sleeps: 1}
+		}), []sign{away, still, spinning}},
 		"it used no CPU": {busy().with(func(l *looks) {
 			l.after.work.threads[1] = l.before.work.threads[1]
 		}), []sign{away, still}},

@@ -9,9 +9,10 @@ import (
 
 // Thread is what a thread did until now.
 type Thread struct {
-	ID     int
-	CPU    uint64 // user and system time, in clock ticks
-	Sleeps uint64 // how often it gave the CPU up by itself, to wait for something
+	ID      int
+	Process int
+	CPU     uint64 // user and system time, in clock ticks
+	Sleeps  uint64 // how often it gave the CPU up by itself, to wait for something
 	// Deadlocked tells whether it waits for another thread of its process, or for a
 	// child, and sets no limit to that.
 	Deadlocked bool
@@ -29,7 +30,7 @@ func Threads(pid int) (threads []Thread, err error) {
 		if err != nil {
 			continue // it has ended
 		}
-		threads = append(threads, Thread{ID: task, CPU: statAt(dir + "/stat").CPU, Sleeps: sleeps(string(status)), Deadlocked: sleeping.deadlocked()})
+		threads = append(threads, Thread{ID: task, Process: pid, CPU: statAt(dir + "/stat").CPU, Sleeps: sleeps(string(status)), Deadlocked: sleeping.deadlocked()})
 	}
 	return threads, nil
 }
