@@ -31,6 +31,8 @@ const (
 	// looks and leaves no trace must not look like standstill.
 	closeLooks   = 32
 	shortestLook = 20 * time.Millisecond
+	// costShare bounds what close looks cost: a twentieth of the time.
+	costShare = 20
 	// dumpTime is how long a worker may take to dump what it does, after SIGABRT.
 	dumpTime = 2 * time.Second
 	// lateness is how late we may be without suspicion that the machine stood still.
@@ -99,7 +101,7 @@ func (m *Master) lookPause() time.Duration {
 }
 
 func (m *Master) closePause() time.Duration {
-	return max(m.cfg.Liveness/closeLooks, shortestLook)
+	return min(max(m.cfg.Liveness/closeLooks, shortestLook, costShare*m.vigil.cost), m.lookPause())
 }
 
 // lookSoon brings the next look forward.
@@ -111,14 +113,15 @@ func (m *Master) lookSoon(pause time.Duration) {
 
 // vigil is the loop's book of all workers' liveness.
 type vigil struct {
-	next    time.Time // look
-	ask     time.Time // when they are asked next
-	looking bool      // a look is under way
-	program time.Time // since when the program is what it is
-	waits   bool      // a worker of it was seen waiting for connections: it shows
-	probes  int       // under way
-	answers bool      // the program answers probes
-	blind   bool      // it was said that probes are of no use
+	next    time.Time     // look
+	ask     time.Time     // when they are asked next
+	looking bool          // a look is under way
+	cost    time.Duration // of the last one
+	program time.Time     // since when the program is what it is
+	waits   bool          // a worker of it was seen waiting for connections: it shows
+	probes  int           // under way
+	answers bool          // the program answers probes
+	blind   bool          // it was said that probes are of no use
 	queues  map[string]*queue
 	due     time.Time // of the timer
 }
@@ -159,29 +162,17 @@ func (m *Master) keepWatch(now time.Time) {
 	m.lookAtAll()
 }
 
-// silent says what a worker did not do for its interval.
+// silent says what a worker did not say for its interval.
 func (c *child) silent(now time.Time) string {
 	l := &c.life
 	passed := func(since time.Time) bool { return !since.IsZero() && now.Sub(since) >= l.interval }
 	switch {
 	case l.owes != "" && passed(l.beat):
 		return fmt.Sprintf("%s for %v", l.owes, l.interval)
-	case passed(l.dead[stopped]):
-		return fmt.Sprintf("it is stopped (SIGSTOP) since %v", l.interval)
-	case passed(l.dead[uninterruptible]):
-		return fmt.Sprintf("it sleeps uninterruptibly (state D) since %v", l.interval)
-	case passed(l.dead[listenless]):
-		return fmt.Sprintf("it closed the listener, %v ago or more", l.interval)
 	case passed(l.debt.since):
 		return fmt.Sprintf("%s for %v", l.debt.what, l.interval)
 	case l.debt.bad.lasted() >= l.interval:
 		return fmt.Sprintf("%s for %v", l.debt.bad.what, l.interval)
-	case passed(l.dead[spinning]):
-		return fmt.Sprintf("it spins: it uses the CPU without a pause, takes no connection and answers nobody, since %v, and a client waits", l.interval)
-	case passed(l.dead[deadlocked]):
-		return fmt.Sprintf("all its threads wait for each other since %v", l.interval)
-	case l.debt.probed && passed(l.dead[still]):
-		return fmt.Sprintf("it neither waited for a connection nor served one for %v", l.interval)
 	}
 	return ""
 }

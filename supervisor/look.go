@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -112,14 +113,14 @@ func (m *Master) lookAtAll() {
 			targets[id] = target{c.pid, c.life.owes == ""}
 		}
 	}
-	waiting, see, v := m.waiting(), m.platform.see, m.view()
+	waiting, see, v, began := m.waiting(), m.platform.see, m.view(), time.Now()
 	// Ends when all were looked at; nobody waits for it.
 	go func() {
 		found := make(map[uint64]seen, len(targets))
 		for id, t := range targets {
 			found[id] = see(t.pid, t.mute, v)
 		}
-		m.send(func() { m.saw(found, waiting) })
+		m.send(func() { m.saw(found, waiting, began) })
 	}()
 }
 
@@ -222,11 +223,14 @@ func (w *work) deadlocked() bool {
 	return len(w.threads) > 0
 }
 
-// saw takes in what a look found.
-func (m *Master) saw(found map[uint64]seen, waiting map[string][]string) {
+// saw takes in what a look found, and judges by it: a sign has lasted when a look
+// saw it that began an interval after the one that saw it first had ended. However
+// long no look is made, nobody is judged by an old one.
+func (m *Master) saw(found map[uint64]seen, waiting map[string][]string, looked time.Time) {
 	m.vigil.looking = false
 	now := time.Now()
-	stuck := m.stuck(waiting, now)
+	m.vigil.cost = now.Sub(looked)
+	stuck := m.stuck(waiting, looked, now)
 	for id, s := range found {
 		c := m.children[id]
 		if c == nil || !c.watched() || s.state == 0 {
@@ -240,13 +244,42 @@ func (m *Master) saw(found map[uint64]seen, waiting map[string][]string) {
 		c.life.note(idle, same, now)
 		m.vigil.waits = m.vigil.waits || s.waits && c.started.After(m.vigil.program)
 		c.life.compare(s, m.vigil.waits, now)
-		if !c.life.dead[away].IsZero() {
+		if c.life.suspect() {
 			m.lookSoon(m.closePause())
 		}
-		if since := c.life.dead[idle]; stuck != "" && !since.IsZero() && now.Sub(since) >= c.life.interval {
-			m.hung(c, stuck+", and it used no CPU meanwhile")
+		why := c.life.inert(looked)
+		if since := c.life.dead[idle]; why == "" && stuck != "" && !since.IsZero() && looked.Sub(since) >= c.life.interval {
+			why = stuck + ", and it used no CPU meanwhile"
+		}
+		if why != "" {
+			m.hung(c, why)
 		}
 	}
+}
+
+// suspect tells whether a worker does something that no worker should do for long.
+func (l *life) suspect() bool {
+	return slices.ContainsFunc([]sign{stopped, uninterruptible, listenless, away}, func(s sign) bool { return !l.dead[s].IsZero() })
+}
+
+// inert says what a worker was seen not to do for its interval, by a look.
+func (l *life) inert(looked time.Time) string {
+	lasted := func(s sign) bool { return !l.dead[s].IsZero() && looked.Sub(l.dead[s]) >= l.interval }
+	switch {
+	case lasted(stopped):
+		return fmt.Sprintf("it is stopped (SIGSTOP) since %v", l.interval)
+	case lasted(uninterruptible):
+		return fmt.Sprintf("it sleeps uninterruptibly (state D) since %v", l.interval)
+	case lasted(listenless):
+		return fmt.Sprintf("it closed the listener, %v ago or more", l.interval)
+	case lasted(spinning):
+		return fmt.Sprintf("it spins: it uses the CPU without a pause, takes no connection and answers nobody, since %v, and a client waits", l.interval)
+	case lasted(deadlocked):
+		return fmt.Sprintf("all its threads wait for each other since %v", l.interval)
+	case l.debt.probed && lasted(still):
+		return fmt.Sprintf("it neither waited for a connection nor served one for %v", l.interval)
+	}
+	return ""
 }
 
 // compare notes what a worker did since the look before. A program that waits in a

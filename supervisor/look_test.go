@@ -2,8 +2,10 @@ package supervisor
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"revenant/supervisor/event"
 	"revenant/supervisor/sockdiag"
 	"revenant/supervisor/tree"
 )
@@ -84,4 +86,36 @@ func TestWorkerIsTakenToSpinOnlyWhenEveryProofIsThere(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A look may be late: the machine is busy, /proc is slow, there are many workers.
+func TestWorkerIsNotJudgedByAnOldLook(t *testing.T) {
+	const interval = 10 * time.Second
+	synctest.Test(t, func(t *testing.T) {
+		m := newMaster(Config{Settings: Settings{Liveness: interval}}, newWorld(nil).platform())
+		m.children[1] = &child{id: 1, door: -1, gone: make(chan struct{}), ready: time.Now(), life: life{interval: interval}}
+		look := func(began time.Time) { m.saw(map[uint64]seen{1: {state: 'T'}}, nil, began) }
+		hung := func() bool {
+			for _, e := range m.Events().Since(0) {
+				if e.Kind == event.WorkerHung {
+					return true
+				}
+			}
+			return false
+		}
+		look(time.Now())
+		time.Sleep(2 * interval)
+		m.keepWatch(time.Now())
+		if hung() {
+			t.Error("it is taken for hung, and was last looked at before its interval passed")
+		}
+		look(time.Now().Add(-3 * interval / 2))
+		if hung() {
+			t.Error("it is taken for hung by a look that began before its interval passed")
+		}
+		look(time.Now())
+		if !hung() {
+			t.Error("it was stopped at two looks an interval apart, and is not taken for hung")
+		}
+	})
 }

@@ -51,9 +51,9 @@ func queued(s *listen.Socket) (names []string) {
 	return names
 }
 
-// stuck says which queue stands still for an interval: all that waited when it
-// began wait still, so nobody took one. "" when all move.
-func (m *Master) stuck(waiting map[string][]string, now time.Time) string {
+// stuck says which queue stood still for an interval: all that waited when it began
+// waited still at a look, so nobody took one. "" when all move.
+func (m *Master) stuck(waiting map[string][]string, looked, now time.Time) string {
 	said := ""
 	if m.vigil.queues == nil {
 		m.vigil.queues = map[string]*queue{}
@@ -71,7 +71,7 @@ func (m *Master) stuck(waiting map[string][]string, now time.Time) string {
 				q.since = now
 			}
 		}
-		if !q.since.IsZero() && now.Sub(q.since) >= m.cfg.Liveness {
+		if !q.since.IsZero() && looked.Sub(q.since) >= m.cfg.Liveness {
 			said = fmt.Sprintf("%d connections wait on %s and nobody took one for %v", len(waiting[name]), name, m.cfg.Liveness)
 		}
 	}
