@@ -37,13 +37,14 @@ const (
 type view struct {
 	listeners []uint64 // by inode; none of our own program, which does them no harm
 	paths     []string // of unix listeners
+	crowds    []crowd
 	// served asks once for the TCP connections of the listeners, by inode. It is an
 	// error when one of the listeners is not to be seen.
 	served func() (map[uint64]sockdiag.Connection, error)
 }
 
 func (m *Master) view() *view {
-	v := &view{}
+	v := &view{crowds: m.crowds()}
 	if m.cfg.Program.External() {
 		v.listeners = inodes(m.cfg.Sockets)
 	}
@@ -87,6 +88,9 @@ type seen struct {
 	listenless bool
 	waits      bool  // a thread of it sleeps for connections
 	work       *work // of one that does not, nil when it cannot be seen
+	// elsewhere are the listeners with a queue that it does not wait at, of one that
+	// waits.
+	elsewhere map[string]bool
 }
 
 // work is what a worker has done until now: two looks show whether it did anything
@@ -94,6 +98,7 @@ type seen struct {
 type work struct {
 	served  map[uint64]sockdiag.Traffic // by inode: the clients' connections that it holds
 	owes    bool                        // one of them waits for an answer
+	busy    bool                        // one of them may do so; unix sockets do not tell
 	threads map[int]tree.Thread
 }
 
@@ -113,9 +118,13 @@ func (m *Master) lookAtAll() {
 			targets[id] = target{c.pid, c.life.owes == ""}
 		}
 	}
-	waiting, see, v, began := m.waiting(), m.platform.see, m.view(), time.Now()
+	see, v, began := m.platform.see, m.view(), time.Now()
 	// Ends when all were looked at; nobody waits for it.
 	go func() {
+		waiting := map[string][]string{}
+		for _, c := range v.crowds {
+			waiting[c.name] = c.waiting()
+		}
 		found := make(map[uint64]seen, len(targets))
 		for id, t := range targets {
 			found[id] = see(t.pid, t.mute, v)
@@ -140,10 +149,28 @@ func seeProcess(pid int, mute bool, v *view) seen {
 		return s
 	}
 	var err error
-	if s.waits, err = tree.Waiting(pid, v.listeners); !s.waits && err == nil {
+	s.waits, err = tree.Waiting(pid, v.listeners)
+	switch {
+	case s.waits:
+		s.elsewhere = v.elsewhere(pid)
+	case err == nil:
 		s.work = v.workOf(family)
 	}
 	return s
+}
+
+// elsewhere tells at which of the listeners with a queue a worker does not wait:
+// with one listener at none, for it does wait.
+func (v *view) elsewhere(pid int) map[string]bool {
+	if len(v.listeners) < 2 {
+		return nil
+	}
+	found := map[string]bool{}
+	for _, c := range v.crowds {
+		here, err := tree.Waiting(pid, []uint64{c.socket})
+		found[c.name] = !here || err != nil
+	}
+	return found
 }
 
 // workOf is what the processes of a worker have done, nil when that is not to be
@@ -168,7 +195,7 @@ func (v *view) workOf(family []int) *work {
 		}
 		for _, inode := range held {
 			if c, is := tcp[inode]; is {
-				w.serves(inode, c.Traffic, c.Owes())
+				w.serves(inode, c.Traffic, c.Owes(), c.Owes())
 			} else if err := v.unixServed(w, inode); err != nil {
 				return nil
 			}
@@ -185,14 +212,14 @@ func (v *view) unixServed(w *work, inode uint64) error {
 	}
 	s, err := sockdiag.Unix(inode)
 	if err == nil && slices.Contains(v.paths, s.Path) {
-		w.serves(inode, sockdiag.Traffic{Unread: s.Unread}, s.Unread > 0)
+		w.serves(inode, sockdiag.Traffic{Unread: s.Unread}, s.Unread > 0, true)
 	}
 	return err
 }
 
-func (w *work) serves(inode uint64, t sockdiag.Traffic, owes bool) {
+func (w *work) serves(inode uint64, t sockdiag.Traffic, owes, busy bool) {
 	w.served[inode] = t
-	w.owes = w.owes || owes
+	w.owes, w.busy = w.owes || owes, w.busy || busy
 }
 
 // spun tells whether a process used the CPU since the look before and none of its
@@ -248,8 +275,8 @@ func (m *Master) saw(found map[uint64]seen, waiting map[string][]string, looked 
 			m.lookSoon(m.closePause())
 		}
 		why := c.life.inert(looked)
-		if since := c.life.dead[idle]; why == "" && stuck != "" && !since.IsZero() && looked.Sub(since) >= c.life.interval {
-			why = stuck + ", and it used no CPU meanwhile"
+		if since := c.life.dead[idle]; why == "" && !since.IsZero() && looked.Sub(since) >= c.life.interval {
+			why = c.neglects(s, stuck)
 		}
 		if why != "" {
 			m.hung(c, why)

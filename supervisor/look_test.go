@@ -119,3 +119,24 @@ func TestWorkerIsNotJudgedByAnOldLook(t *testing.T) {
 		}
 	})
 }
+
+func TestIdleWorkerNeglectsAQueueOnlyWhenItHasNoOtherDuty(t *testing.T) {
+	stuck := map[string]string{"a": "1 connections wait on a"}
+	for name, c := range map[string]struct {
+		seen seen
+		owes string
+		want bool
+	}{
+		"it waits at this listener, and takes none":   {seen: seen{waits: true, elsewhere: map[string]bool{"a": false, "b": true}}, want: true},
+		"it has this listener alone":                  {seen: seen{waits: true}, want: true},
+		"it does not wait, and serves nobody":         {seen: seen{work: &work{owes: false}}, want: true},
+		"it serves another listener":                  {seen: seen{waits: true, elsewhere: map[string]bool{"a": true}}},
+		"it waits for somebody else, a client for it": {seen: seen{work: &work{busy: true}}},
+		"it cannot be seen":                           {},
+		"it speaks for itself":                        {seen: seen{work: &work{}}, owes: "it did not say WATCHDOG=1"},
+	} {
+		if why := (&child{life: life{owes: c.owes}}).neglects(c.seen, stuck); (why != "") != c.want {
+			t.Errorf("%s: %q", name, why)
+		}
+	}
+}

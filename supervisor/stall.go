@@ -15,34 +15,36 @@ type queue struct {
 	first []string  // the connections that waited then
 }
 
-// waiting are the connections in each listener's queue, of those that have any.
-// The depth, which costs one system call, decides whether the kernel is asked for
-// all of them.
-func (m *Master) waiting() map[string][]string {
-	found := map[string][]string{}
+// crowd is a listener in whose queue somebody waits.
+type crowd struct {
+	name   string
+	bound  listen.Address
+	socket uint64 // its inode
+}
+
+// crowds are those listeners. To see the depth costs one system call; who waits is
+// asked of the kernel beside the loop, for it takes long when there are many
+// connections.
+func (m *Master) crowds() (found []crowd) {
 	for _, s := range m.cfg.Sockets {
 		if n, err := s.QueueDepth(); err == nil && n > 0 {
-			found[s.Name().String()] = queued(s)
+			inode, _ := s.Inode()
+			found = append(found, crowd{s.Name().String(), s.Bound(), inode})
 		}
 	}
 	return found
 }
 
-// queued names the connections that wait on a listener; none when that is not to
-// be seen.
-func queued(s *listen.Socket) (names []string) {
-	if s.Bound().Network() == "unix" {
-		inode, err := s.Inode()
-		if err != nil {
-			return nil
-		}
-		listener, _ := sockdiag.UnixListener(inode)
+// waiting names the connections that wait there; none when that is not to be seen.
+func (c crowd) waiting() (names []string) {
+	if c.bound.Network() == "unix" {
+		listener, _ := sockdiag.UnixListener(c.socket)
 		for _, client := range listener.Waiting {
 			names = append(names, fmt.Sprint(client))
 		}
 		return names
 	}
-	connections, _ := sockdiag.Connections(s.Bound().Port())
+	connections, _ := sockdiag.Connections(c.bound.Port())
 	for _, c := range connections {
 		if c.Inode == 0 {
 			names = append(names, fmt.Sprint(c.Local, c.Remote))
@@ -51,10 +53,10 @@ func queued(s *listen.Socket) (names []string) {
 	return names
 }
 
-// stuck says which queue stood still for an interval: all that waited when it began
-// waited still at a look, so nobody took one. "" when all move.
-func (m *Master) stuck(waiting map[string][]string, looked, now time.Time) string {
-	said := ""
+// stuck says which queues stood still for an interval, by listener: all that waited
+// when it began waited still at a look, so nobody took one.
+func (m *Master) stuck(waiting map[string][]string, looked, now time.Time) map[string]string {
+	said := map[string]string{}
 	if m.vigil.queues == nil {
 		m.vigil.queues = map[string]*queue{}
 	}
@@ -72,10 +74,24 @@ func (m *Master) stuck(waiting map[string][]string, looked, now time.Time) strin
 			}
 		}
 		if !q.since.IsZero() && looked.Sub(q.since) >= m.cfg.Liveness {
-			said = fmt.Sprintf("%d connections wait on %s and nobody took one for %v", len(waiting[name]), name, m.cfg.Liveness)
+			said[name] = fmt.Sprintf("%d connections wait on %s and nobody took one for %v", len(waiting[name]), name, m.cfg.Liveness)
 		}
 	}
 	return said
+}
+
+// neglects says what a worker leaves undone that slept all the time: connections
+// wait, and it waits neither for others nor, for a client, for somebody else.
+func (c *child) neglects(s seen, stuck map[string]string) string {
+	if c.life.owes != "" || !s.waits && (s.work == nil || s.work.busy) {
+		return ""
+	}
+	for name, what := range stuck {
+		if !s.elsewhere[name] {
+			return what + ", and it used no CPU meanwhile"
+		}
+	}
+	return ""
 }
 
 func (q *queue) moved(waiting []string) bool {

@@ -164,6 +164,24 @@ func TestProgramThatWorksIsNotTakenForHung(t *testing.T) {
 	}
 }
 
+// More twins: a queue does not move, and it is not for want of life.
+func TestIdleProgramIsNotTakenForHungByAQueueThatItCannotServe(t *testing.T) {
+	unserved := filepath.Join(t.TempDir(), "unserved")
+	waits, partly := runSingleThreaded(t), runSingleThreaded(t, "--listen=tcp://127.0.0.1:0", "--listen=unix:"+unserved)
+	for range 2 + 1 { // one more than there are workers, who wait for a slow database
+		sends(t, waits, "/wait")
+	}
+	c, err := net.Dial("unix", unserved)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	later := time.Now().Add(5 * standstillInterval / 2)
+	awaitTrue(t, "two intervals and a half pass", func() bool { time.Sleep(50 * time.Millisecond); return time.Now().After(later) })
+	noneHung(t, waits)
+	noneHung(t, partly)
+}
+
 // keepBusy has more clients than workers ask for something that takes time, until a
 // time. What is returned waits for them and tells how many answers there were.
 func keepBusy(t *testing.T, i *supervisortest.Instance, until time.Time) (answers func() int64) {
