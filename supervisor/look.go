@@ -138,6 +138,9 @@ func (m *Master) lookAtAll() {
 func seeProcess(pid int, mute bool, v *view) seen {
 	s := seen{state: tree.StatOf(pid).State, listenless: len(v.listeners) > 0}
 	family := tree.Of(pid)
+	if tree.Stopped(family) {
+		s.state = 'T'
+	}
 	for _, p := range family {
 		s.cpu += tree.StatOf(p).CPU
 		if s.listenless {

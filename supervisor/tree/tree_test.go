@@ -215,6 +215,36 @@ func TestStoppedProcessIsSeenAndItsFamilyListed(t *testing.T) {
 	}
 }
 
+func TestProgramThatIsStoppedBehindAShellIsSeenAndDoesNotWait(t *testing.T) {
+	socket, inode := listener(t)
+	c := exec.Command("sh", "-c", os.Args[0]+"; true")
+	c.Env = append(os.Environ(), roleVariable+"=poll", "GORACE=atexit_sleep_ms=0")
+	c.ExtraFiles = []*os.File{socket}
+	in, err := c.StdinPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = in.Close(); _ = c.Wait() })
+	waits := func() bool { now, err := Waiting(c.Process.Pid, []uint64{inode}); return now && err == nil }
+	await(t, "it waits for connections", waits)
+	family := Of(c.Process.Pid)
+	if len(family) != 2 || Stopped(family) {
+		t.Fatalf("shell and program are %v, stopped %t", family, Stopped(family))
+	}
+	_ = unix.Kill(family[1], unix.SIGSTOP)
+	await(t, "it is stopped", func() bool { return Stopped(family) && !waits() })
+	_ = unix.Kill(family[1], unix.SIGCONT)
+	await(t, "it goes on", func() bool { return !Stopped(family) && waits() })
+	// The twin: somebody else goes on.
+	if _ = unix.Kill(family[1], unix.SIGSTOP); Stopped(append(family, os.Getpid())) {
+		t.Error("not all are stopped")
+	}
+	_ = unix.Kill(family[1], unix.SIGCONT)
+}
+
 func TestEpollOfAKernelThatTellsNoInodeIsRead(t *testing.T) {
 	line := "tfd:        5 events:     2019 data:                5\n"
 	if !polled(line, map[int]bool{5: true}, []uint64{7}) || polled(line, map[int]bool{6: true}, []uint64{7}) {

@@ -25,6 +25,9 @@ func Waiting(pid int, sockets []uint64) (bool, error) { return anyWaits(pid, soc
 func anyWaits(pid int, sockets []uint64, now bool) (bool, error) {
 	var hidden error
 	for _, p := range Of(pid) {
+		if now && StatOf(p).State == 'T' {
+			continue // it will, when it goes on
+		}
 		waits, err := processWaits(p, sockets, now)
 		if waits {
 			return true, nil
@@ -140,10 +143,11 @@ func (c call) takes(pid int, open, watching map[int]bool) bool {
 // deadlocked tells whether only another thread of the same process, or the end of
 // a child, can ever end it.
 func (c call) deadlocked() bool {
+	if c.awaitsChild() {
+		return true
+	}
 	const command, private, lockPI, lockPI2, waitBitset = 0x7f, 0x80, 6, 13, 9
 	switch c.number {
-	case unix.SYS_WAIT4, unix.SYS_WAITID:
-		return true
 	case unix.SYS_FUTEX:
 		operation, forever := c.args[1], c.args[3] == 0
 		switch operation & command {
@@ -152,6 +156,35 @@ func (c call) deadlocked() bool {
 		}
 	}
 	return false
+}
+
+func (c call) awaitsChild() bool { return c.number == unix.SYS_WAIT4 || c.number == unix.SYS_WAITID }
+
+// Stopped tells whether some of the processes are stopped and the others, such as a
+// shell around a program, do nothing but wait for a child.
+func Stopped(pids []int) bool {
+	var others []int
+	stopped := false
+	for _, pid := range pids {
+		switch StatOf(pid).State {
+		case 'T':
+			stopped = true
+		case 'Z': // dead, and not waited for
+		default:
+			others = append(others, pid)
+		}
+	}
+	if !stopped {
+		return false
+	}
+	for _, pid := range others {
+		for _, task := range numbered(fmt.Sprintf("/proc/%d/task", pid)) {
+			if sleeping, err := callOf(pid, task); err != nil || !sleeping.awaitsChild() {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // Limits of what is read from a process.
