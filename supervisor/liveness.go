@@ -113,23 +113,26 @@ func (m *Master) lookSoon(pause time.Duration) {
 
 // vigil is the loop's book of all workers' liveness.
 type vigil struct {
+	acquaintance
 	next    time.Time     // look
 	ask     time.Time     // when they are asked next
 	looking bool          // a look is under way
 	cost    time.Duration // of the last one
-	program time.Time     // since when the program is what it is
-	waits   bool          // a worker of it was seen waiting for connections: it shows
 	probes  int           // under way
-	answers bool          // the program answers probes
-	blind   bool          // it was said that probes are of no use
 	queues  map[string]*queue
 	due     time.Time // of the timer
 }
 
-// newProgram forgets what is known of the workers' program, or of how it is asked.
-func (v *vigil) newProgram() {
-	v.program, v.waits, v.answers, v.blind = time.Now(), false, false, false
+// acquaintance is what is known of the workers' program.
+type acquaintance struct {
+	program time.Time // since when it is what it is
+	waits   bool      // a worker of it was seen waiting for connections: it shows
+	answers bool      // it answers probes
+	blind   bool      // it was said that probes are of no use
 }
+
+// newProgram forgets what is known of the workers' program, or of how it is asked.
+func (v *vigil) newProgram() { v.acquaintance = acquaintance{program: time.Now()} }
 
 // keepWatch judges the workers by what is known, asks them and looks at them anew.
 func (m *Master) keepWatch(now time.Time) {

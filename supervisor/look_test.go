@@ -140,3 +140,42 @@ func TestIdleWorkerNeglectsAQueueOnlyWhenItHasNoOtherDuty(t *testing.T) {
 		}
 	}
 }
+
+// What was learned of the program while it ran well holds for the workers that stay.
+func TestFormerWorkersAreWatchedAsBeforeWhenAReloadFails(t *testing.T) {
+	cfg := rereading(Config{Settings: Settings{Workers: 2}}, same)
+	inBubble(t, cfg, serve(time.Millisecond, 0), func(i *fakeInstance) {
+		i.pass(time.Second)
+		i.commands <- func() { i.vigil.waits, i.vigil.answers = true, true }
+		i.world.behaves(crash(time.Millisecond, exitStatus(3)))
+		op := i.reloadNow()
+		i.pass(time.Second)
+		if err := ended(t, op); err == nil {
+			t.Fatal("the reload did not fail")
+		}
+		i.commands <- func() {
+			if !i.vigil.waits || !i.vigil.answers {
+				t.Errorf("forgotten: %+v", i.vigil.acquaintance)
+			}
+		}
+	})
+}
+
+// The twin.
+func TestNewProgramIsNotJudgedByWhatIsKnownOfTheFormer(t *testing.T) {
+	cfg := rereading(Config{Settings: Settings{Workers: 2}}, same)
+	inBubble(t, cfg, serve(time.Millisecond, 0), func(i *fakeInstance) {
+		i.pass(time.Second)
+		i.commands <- func() { i.vigil.waits, i.vigil.answers = true, true }
+		op := i.reloadNow()
+		i.pass(time.Second)
+		if err := ended(t, op); err != nil {
+			t.Fatal(err)
+		}
+		i.commands <- func() {
+			if i.vigil.waits || i.vigil.answers {
+				t.Errorf("taken over: %+v", i.vigil.acquaintance)
+			}
+		}
+	})
+}

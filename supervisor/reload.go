@@ -81,7 +81,7 @@ func (m *Master) reread(op *Operation, s Settings, changes []string, err error) 
 // first and fewer last. On failure the new workers that serve stay, the others
 // are what they were, and so are the settings for whoever is started next.
 func (m *Master) apply(op *Operation, s Settings) {
-	old, before, target := m.cfg.Settings, m.size, m.size
+	old, former, before, target := m.cfg.Settings, m.vigil.acquaintance, m.size, m.size
 	if s.Workers != old.Workers {
 		target = s.Workers
 	}
@@ -91,7 +91,7 @@ func (m *Master) apply(op *Operation, s Settings) {
 	r.end = func(err error) {
 		if err != nil {
 			m.cfg.Settings, target = old, before
-			m.keepOld(r, op)
+			m.keepOld(r, op, former)
 		} else {
 			m.inForce(before, target)
 		}
@@ -118,8 +118,9 @@ func (m *Master) inForce(before, target int) {
 	}
 }
 
-// keepOld says what a failed reload leaves behind.
-func (m *Master) keepOld(r *roll, op *Operation) {
+// keepOld says what a failed reload leaves behind. What is known of the former
+// program is true of all workers only when none was replaced.
+func (m *Master) keepOld(r *roll, op *Operation, former acquaintance) {
 	n := 0
 	for _, done := range r.finished {
 		if done {
@@ -129,6 +130,9 @@ func (m *Master) keepOld(r *roll, op *Operation) {
 	text := "the former settings are in force again; no worker was replaced"
 	if n > 0 {
 		text = fmt.Sprintf("the former settings are in force again for workers that start from now on; %d new ones serve with the settings that were refused (revenant restart all brings them back)", n)
+	}
+	if n == 0 {
+		m.vigil.acquaintance = former
 	}
 	m.progress(op, event.Event{Message: text})
 }
