@@ -226,6 +226,9 @@ func (d *debt) accepted(now time.Time, counts bool, path string) {
 func (m *Master) answered(worker uint64, path string, err error) {
 	if c := m.children[worker]; c != nil {
 		m.learns(c, path, err)
+		if err == nil {
+			c.life.moved()
+		}
 		c.life.debt.ended(time.Now(), c.life.interval, m.vigil.answers, path, err)
 	}
 }

@@ -279,7 +279,7 @@ func (m *Master) saw(found map[uint64]seen, waiting map[string][]string, looked 
 		}
 		why := c.life.inert(looked)
 		if since := c.life.dead[idle]; why == "" && !since.IsZero() && looked.Sub(since) >= c.life.interval {
-			why = c.neglects(s, stuck)
+			why = c.neglects(s, stuck, m.vigil.waits, len(m.cfg.Sockets) > 1)
 		}
 		if why != "" {
 			m.hung(c, why)
@@ -323,6 +323,14 @@ func (l *life) compare(s seen, shows bool, now time.Time) {
 	l.note(still, isStill, since)
 	l.note(spinning, isStill && s.work.owes && s.work.spun(before), since)
 	l.note(deadlocked, isStill && s.work.deadlocked(), since)
+}
+
+// moved forgets what it looked as if the worker did: it answered. On a kept unix
+// connection, whose bytes nobody counts, one that is busy looks as if it did nothing.
+func (l *life) moved() {
+	for _, s := range []sign{still, spinning, deadlocked} {
+		l.dead[s] = time.Time{}
+	}
 }
 
 // note keeps since when a sign is seen without a break.

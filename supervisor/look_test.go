@@ -88,6 +88,27 @@ func TestWorkerIsTakenToSpinOnlyWhenEveryProofIsThere(t *testing.T) {
 	}
 }
 
+func TestWorkerThatAnsweredAProbeIsNotTakenToDoNothingHoweverItLooks(t *testing.T) {
+	m, l := newMaster(Config{}, newWorld(nil).platform()), busy()
+	c := &child{}
+	m.children[1] = c
+	c.life.compare(l.before, true, time.Now())
+	c.life.compare(l.after, true, time.Now())
+	if c.life.dead[still].IsZero() || c.life.dead[spinning].IsZero() {
+		t.Fatal("it does not look so")
+	}
+	m.answered(1, "/", &StatusError{503})
+	if c.life.dead[still].IsZero() || c.life.dead[spinning].IsZero() {
+		t.Error("a bad answer was believed")
+	}
+	m.answered(1, "/", nil)
+	for s := still; s < signs; s++ {
+		if !c.life.dead[s].IsZero() {
+			t.Errorf("sign %d stays", s)
+		}
+	}
+}
+
 // A look may be late: the machine is busy, /proc is slow, there are many workers.
 func TestWorkerIsNotJudgedByAnOldLook(t *testing.T) {
 	const interval = 10 * time.Second
@@ -123,19 +144,23 @@ func TestWorkerIsNotJudgedByAnOldLook(t *testing.T) {
 func TestIdleWorkerNeglectsAQueueOnlyWhenItHasNoOtherDuty(t *testing.T) {
 	stuck := map[string]string{"a": "1 connections wait on a"}
 	for name, c := range map[string]struct {
-		seen seen
-		owes string
-		want bool
+		seen    seen
+		owes    string
+		hidden  bool // it waits in a way that does not show
+		several bool // listeners
+		want    bool
 	}{
 		"it waits at this listener, and takes none":   {seen: seen{waits: true, elsewhere: map[string]bool{"a": false, "b": true}}, want: true},
 		"it has this listener alone":                  {seen: seen{waits: true}, want: true},
 		"it does not wait, and serves nobody":         {seen: seen{work: &work{owes: false}}, want: true},
+		"how it waits does not show":                  {seen: seen{work: &work{}}, hidden: true, want: true},
+		"nor at which of the listeners":               {seen: seen{work: &work{}}, hidden: true, several: true},
 		"it serves another listener":                  {seen: seen{waits: true, elsewhere: map[string]bool{"a": true}}},
 		"it waits for somebody else, a client for it": {seen: seen{work: &work{busy: true}}},
 		"it cannot be seen":                           {},
 		"it speaks for itself":                        {seen: seen{work: &work{}}, owes: "it did not say WATCHDOG=1"},
 	} {
-		if why := (&child{life: life{owes: c.owes}}).neglects(c.seen, stuck); (why != "") != c.want {
+		if why := (&child{life: life{owes: c.owes}}).neglects(c.seen, stuck, !c.hidden, c.several); (why != "") != c.want {
 			t.Errorf("%s: %q", name, why)
 		}
 	}

@@ -82,8 +82,13 @@ func (m *Master) stuck(waiting map[string][]string, looked, now time.Time) map[s
 
 // neglects says what a worker leaves undone that slept all the time: connections
 // wait, and it waits neither for others nor, for a client, for somebody else.
-func (c *child) neglects(s seen, stuck map[string]string) string {
-	if c.life.owes != "" || !s.waits && (s.work == nil || s.work.busy) {
+func (c *child) neglects(s seen, stuck map[string]string, shows, several bool) string {
+	switch {
+	case c.life.owes != "": // it speaks for itself
+		return ""
+	case !s.waits && (s.work == nil || s.work.busy):
+		return ""
+	case !shows && several: // which of them it serves is not to be seen
 		return ""
 	}
 	for name, what := range stuck {
