@@ -61,7 +61,7 @@
 //	flip                 an upgrade   the successor is ready or gone nobody; a stop ends it
 //	awaitAlone           New          no earlier master lives        nobody; it ends with the process
 //	one per start        expect       the worker is ready or gone    nobody; it holds nothing
-//	a look at all        keepWatch    all were looked at             nobody; it holds nothing
+//	a look at workers    keepWatch    they were looked at            nobody; it holds nothing
 //	probes and each one  keepWatch    two intervals have passed      nobody; a stop ends them
 //	one per orphan       New          the orphan, or Run, has ended  nobody; it holds its pidfd
 //

@@ -115,7 +115,7 @@ func (m *Master) lookSoon(pause time.Duration) {
 type vigil struct {
 	acquaintance
 	next    time.Time     // look
-	ask     time.Time     // when they are asked next
+	all     time.Time     // when they are all asked and looked at next, and not only suspects
 	looking bool          // a look is under way
 	cost    time.Duration // of the last one
 	probes  int           // under way
@@ -145,24 +145,26 @@ func (m *Master) keepWatch(now time.Time) {
 	if due := m.watchDue(); due.IsZero() || now.Before(due) {
 		return
 	}
-	m.vigil.next = now.Add(m.lookPause())
+	all := !now.Before(m.vigil.all) || m.vigil.all.Sub(now) > m.lookPause() // or the interval is shorter now
+	if all {
+		m.vigil.all = now.Add(m.lookPause())
+	}
+	m.vigil.next = m.vigil.all
 	m.lookForOOM() // it may have met no worker
-	asks := !now.Before(m.vigil.ask)
 	for _, c := range m.children {
 		if !c.watched() {
 			continue
 		}
 		if why := c.silent(now); why != "" {
 			m.hung(c, why)
-		} else if asks {
+		} else if all {
 			m.askAlive(c)
 		}
 	}
-	if asks {
-		m.vigil.ask = m.vigil.next
+	if all {
 		m.sendProbes(now)
 	}
-	m.lookAtAll()
+	m.lookAt(all)
 }
 
 // silent says what a worker did not say for its interval.

@@ -102,8 +102,9 @@ type work struct {
 	threads map[int]tree.Thread
 }
 
-// lookAtAll looks at all workers, beside the loop.
-func (m *Master) lookAtAll() {
+// lookAt looks at all workers, or at those that are under suspicion or were never
+// looked at, beside the loop.
+func (m *Master) lookAt(all bool) {
 	if m.vigil.looking || m.platform.see == nil {
 		return
 	}
@@ -114,7 +115,7 @@ func (m *Master) lookAtAll() {
 	}
 	targets := map[uint64]target{}
 	for id, c := range m.children {
-		if c.watched() {
+		if c.watched() && (all || c.life.suspect() || c.life.workAt.IsZero()) {
 			targets[id] = target{c.pid, c.life.owes == ""}
 		}
 	}
