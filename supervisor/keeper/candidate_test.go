@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -134,6 +135,41 @@ func TestFormerMasterThatDoesNotLeaveIsKilled(t *testing.T) {
 	second.does("say READY=1")
 	i.logged("former master killed: it did not leave")
 	i.said("X_MASTER=2", "X_ALONE=1")
+}
+
+// mute lets the first master start a candidate that never says so, and die.
+func mute(t *testing.T, settings ...string) (i *instance, candidate int) {
+	i = begin(t, "subreaper", settings...)
+	first := i.master(1)
+	first.does("say READY=1")
+	first.does("successor 2 KEEPER_TEST_MUTE=1")
+	candidate = i.said("X_MUTE=1").PID
+	first.kill()
+	i.master(2).does("say READY=1")
+	return i, candidate
+}
+
+// Its master would have killed it, had it lived.
+func TestCandidateThatNeverSaysSoIsKilledWhenItsMasterIsDead(t *testing.T) {
+	i, candidate := mute(t, "KEEPER_TEST_LIMBO=100ms")
+	line := i.logged("process of a dead master killed: it has become neither a worker nor a candidate", "within", "100ms")
+	if fmt.Sprint(line["pid"]) != fmt.Sprint(candidate) {
+		t.Errorf("killed was %v and not the candidate, %d", line["pid"], candidate)
+	}
+	i.logged("orphan reaped", "signal", "SIGKILL")
+	if alive(candidate) {
+		t.Error("the candidate lives")
+	}
+}
+
+// The twin: until it is late, it is left alone.
+func TestCandidateThatIsNotLateYetIsLeftAlone(t *testing.T) {
+	i, candidate := mute(t, "KEEPER_TEST_LIMBO=1h")
+	i.signal(unix.SIGHUP)
+	i.said("X_MASTER=2", "X_SIGNAL=SIGHUP")
+	if n := i.happened(isLog("process of a dead master killed: it has become neither a worker nor a candidate")); n > 0 || !alive(candidate) {
+		t.Error("it was killed")
+	}
 }
 
 func TestOnlyAChildOfTheMasterMayBeACandidate(t *testing.T) {

@@ -75,6 +75,9 @@ func playKeeper() {
 	if os.Getenv("KEEPER_TEST_BLIND") != "" {
 		lookAgain, limboPause = time.Hour, time.Hour
 	}
+	if limit, err := time.ParseDuration(os.Getenv("KEEPER_TEST_LIMBO")); err == nil {
+		limboLimit = limit
+	}
 	log := io.Writer(os.Stderr)
 	if os.Getenv("KEEPER_TEST_TALKS") != "" {
 		log = io.MultiWriter(os.Stderr, os.Stdout)
@@ -101,6 +104,10 @@ func playMaster() {
 	time.AfterFunc(lifetime, func() { os.Exit(98) })
 	report, err := notify.Dial(os.Getenv("KEEPER_TEST_REPORT"))
 	must(err)
+	if os.Getenv("KEEPER_TEST_MUTE") != "" {
+		must(report.Send("X_MUTE=1"))
+		time.Sleep(lifetime)
+	}
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals, caught()...)
 	go func() {

@@ -37,6 +37,7 @@ var (
 	masterGrace = 10 * time.Second      // beyond the drain timeout, for a master that was asked to stop
 	lookAgain   = time.Second           // after a commit, for orphans that hid from the first look
 	limboPause  = 20 * time.Millisecond // before the next look at one between fork and exec
+	limboLimit  = 10 * time.Second      // for one to become a worker, or to say that it is a candidate
 )
 
 // Config says what to keep. Args are the arguments without the program's name.
@@ -78,6 +79,7 @@ type keeper struct {
 	ends       []end           // the newest, oldest first
 	lookAt     time.Time
 	limboPause time.Duration
+	limbo      map[int]time.Time // what a dead master had begun and is nothing yet, by pid; when it is killed
 
 	ignored   map[syscall.Signal]bool // that came, and had no meaning
 	wishes    []syscall.Signal        // that wait for a master which can hear

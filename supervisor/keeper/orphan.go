@@ -75,25 +75,56 @@ func (k *keeper) buried(pid int, began uint64, status syscall.WaitStatus, now ti
 
 // look finds the orphans anew and asks those to leave that have no business any more. Once is
 // never enough: orphans appear whenever a parent dies, and one between fork and exec still looks
-// like the master it was.
+// like the master it was, or is a candidate that has not said so.
 func (k *keeper) look(now time.Time) {
 	k.lookAt = time.Time{}
+	limbo := map[int]time.Time{}
 	for _, pid := range children() {
 		if k.isMaster(pid) || k.orphans[pid] != nil {
 			continue
 		}
-		o, limbo := identify(pid, k.Instance)
+		o, unborn := identify(pid, k.Instance)
 		// A stranger is none of our business before the end.
 		if o.generation > 0 || k.ending {
 			k.orphans[pid] = &o
-		} else if limbo && k.lookAt.IsZero() {
-			k.lookAt = now.Add(k.limboPause)
-			k.limboPause = min(2*k.limboPause, longestStep)
+		} else if unborn {
+			limbo[pid] = k.await(pid, now)
 		}
 	}
+	k.limbo = limbo
+	k.lookAgain(now)
 	for pid, o := range k.orphans {
 		if !k.wanted(o) {
 			k.retire(pid, o, now)
+		}
+	}
+}
+
+// await is when a process in limbo is killed, which is now when it is late: what its
+// master was to hear nobody hears any more, and nobody else would ever end it.
+func (k *keeper) await(pid int, now time.Time) (killAt time.Time) {
+	killAt, known := k.limbo[pid]
+	switch {
+	case !known:
+		return now.Add(limboLimit)
+	case !now.Before(killAt):
+		k.Logger.Warn("process of a dead master killed: it has become neither a worker nor a candidate", "pid", pid, "within", humane(limboLimit))
+		kill(pid)
+		return now.Add(time.Second)
+	}
+	return killAt
+}
+
+// lookAgain plans the next look at those in limbo, if there are any.
+func (k *keeper) lookAgain(now time.Time) {
+	if len(k.limbo) == 0 {
+		return
+	}
+	k.lookAt = now.Add(k.limboPause)
+	k.limboPause = min(2*k.limboPause, longestStep)
+	for _, killAt := range k.limbo {
+		if killAt.Before(k.lookAt) {
+			k.lookAt = killAt
 		}
 	}
 }
