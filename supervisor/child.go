@@ -201,10 +201,14 @@ func (m *Master) kill(c *child, why cause) {
 func (m *Master) exited(x exit) {
 	c := m.children[x.id]
 	delete(m.children, c.id)
+	m.repairSockets(fmt.Sprintf("after the end of worker %d", c.id))
 	delete(m.byPID, c.pid)
 	c.expected.over()
 	why, end := m.judge(c, m.platform.reap(c.pid))
 	last := c.board.Snapshot()
+	if end == exitCrashed && m.hurt(c) {
+		end, c.detail = exitKilled, strings.TrimPrefix(c.detail+"; its listener had just been shut down", "; ")
+	}
 	m.state.addTotals(last)
 	m.platform.remove(boardName(c.id))
 	defer m.forgetOutput(c.id, c.output) // the successor does not wait for it
@@ -234,7 +238,6 @@ func (m *Master) exited(x exit) {
 		e.Message = fmt.Sprintf("worker %d left processes behind that are in no group of its own, pids %v: killed (a program must stay in the foreground)", c.id, x.left)
 		m.publish(e)
 	}
-	m.repairSockets(fmt.Sprintf("after the end of worker %d", c.id))
 	if s := m.seatOf(c); s != nil {
 		m.step(s, end)
 	}

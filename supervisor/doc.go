@@ -54,6 +54,7 @@
 //	two per worker       start        its pipe does, or the worker   the one above
 //	relieve              leaveOutput  the process does               nobody; it holds nothing
 //	watchInbox           Run          the notify server is closed    nobody; it holds nothing
+//	watchSockets         Run          Run does                       nobody; it holds nothing
 //	a question           probe        at the start timeout           nobody; it holds its descriptor
 //	reading settings     reload       when they are read             nobody; a stop does not wait
 //	feedWatchdog         Run          Run does                       nobody; it holds nothing
@@ -89,6 +90,14 @@
 //   - The listeners of any program are non-blocking, where systemd's are not: the
 //     flag is that of all who share the socket, and a worker that blocks in accept
 //     could not be asked to drain.
+//   - That a listener was shut down the master hears from an epoll instance that
+//     asks for hang-ups alone: connections do not wake it, as they would through
+//     Go's poller. Nothing tells of O_NONBLOCK: that is looked for.
+//   - Who shut a unix socket down the kernel does not say. All workers have to be
+//     replaced, so one has to be suspected, or one program could keep all of them
+//     from serving for as long as a crash loop may pause: it is the one that was
+//     started last. Suspected wrongly, it is not for long: the one that does it is
+//     the last to be started the next time.
 //   - Programs that set their title write over their environment, by which the
 //     keeper knows orphans. So a new master introduces them to it, by the boards.
 //   - Notification sockets are abstract: nothing to clean up, no writable folder,

@@ -130,6 +130,7 @@ type Master struct {
 	commands chan func()
 	exits    chan exit
 	inbox    chan struct{} // something to read from the workers
+	hangups  chan struct{} // a socket was shut down
 	emptied  chan struct{}
 	done     chan struct{} // closed when Run returns
 	inCharge chan struct{} // closed when this master speaks for the instance
@@ -189,7 +190,7 @@ func newMaster(cfg Config, p platform) *Master {
 		probing: probing, unprobe: unprobe,
 		cfg: cfg, platform: p, events: new(event.Bus), output: output.NewRing(outputKept), state: new(statePage), board: scoreboard.Create,
 		children: make(map[uint64]*child), byPID: make(map[int]*child), orphans: make(map[uint64]*orphan),
-		commands: make(chan func()), exits: make(chan exit), inbox: make(chan struct{}),
+		commands: make(chan func()), exits: make(chan exit), inbox: make(chan struct{}), hangups: make(chan struct{}),
 		emptied: make(chan struct{}), done: make(chan struct{}), hurry: func() {}, inCharge: make(chan struct{}),
 	}
 }
@@ -207,6 +208,7 @@ func (m *Master) Run(ctx context.Context, signals <-chan os.Signal) error {
 	m.began = time.Now()
 	m.beginOOM()
 	go m.watchInbox() // ends when the server is closed or m.done is
+	defer m.watchSockets()()
 	if m.cfg.Watchdog > 0 {
 		go m.feedWatchdog() // ends when m.done is closed
 	}
@@ -242,6 +244,8 @@ func (m *Master) Run(ctx context.Context, signals <-chan os.Signal) error {
 			do()
 		case s := <-signals:
 			m.signal(s)
+		case <-m.hangups:
+			m.repairSockets("while all lived")
 		case <-m.emptied:
 			m.drainAll()
 		case <-timer.C:

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"revenant/supervisor/cgroup"
+	"revenant/supervisor/listen"
 	"revenant/supervisor/notify"
 	"revenant/supervisor/tree"
 )
@@ -44,6 +45,8 @@ type platform struct {
 	// see looks at a worker from outside, closely at one that says nothing itself;
 	// nil when that cannot be.
 	see func(pid int, mute bool, v *view) seen
+	// watch tells when a listening socket is shut down; nil when nobody can.
+	watch func() (*listen.Watch, error)
 	// oomKills counts what the kernel killed in our cgroup for want of memory.
 	oomKills func() uint64
 	// store and remove hand descriptors to the keeper and take them back; tell
@@ -73,6 +76,7 @@ func systemPlatform(workers *notify.Server, keeper *notify.Client) platform {
 		},
 		waits:  tree.Waits,
 		see:    seeProcess,
+		watch:  listen.NewWatch,
 		memory: memoryOf,
 		oomKills: func() uint64 {
 			n, _ := cgroup.Self().OOMKills() // a cgroup that cannot be read proves nothing

@@ -121,9 +121,15 @@ func (s *Socket) Unlink() error {
 	return nil
 }
 
+// What Repair finds.
+const (
+	Blocks   = "O_NONBLOCK was cleared"
+	ShutDown = "the socket was shut down"
+)
+
 // Repair undoes what one worker can do to the socket of all: it clears
 // O_NONBLOCK, which blocks its siblings in accept, or shuts the socket down.
-// It says what it found, "" when nothing was wrong. A unix socket that was shut
+// It says what it found, Blocks or ShutDown, "" when nothing was wrong. A unix socket that was shut
 // down cannot listen again: ErrNotListening.
 func (s *Socket) Repair() (string, error) {
 	flags, err := unix.FcntlInt(uintptr(s.fd), unix.F_GETFL, 0)
@@ -132,7 +138,7 @@ func (s *Socket) Repair() (string, error) {
 	}
 	found := ""
 	if flags&unix.O_NONBLOCK == 0 {
-		found = "O_NONBLOCK was cleared"
+		found = Blocks
 		if err := unix.SetNonblock(s.fd, true); err != nil {
 			return found, fmt.Errorf("cannot make %s non-blocking again: %w", s.name, err)
 		}
@@ -141,17 +147,17 @@ func (s *Socket) Repair() (string, error) {
 		return found, nil
 	}
 	if s.name.network == "unix" {
-		return "the socket was shut down", fmt.Errorf("cannot repair %s: %w", s.name, ErrNotListening)
+		return ShutDown, fmt.Errorf("cannot repair %s: %w", s.name, ErrNotListening)
 	}
 	// A port that was given for :0 is taken away by the shutdown; one that was
 	// asked for stays, and binding it again is invalid.
 	if err := unix.Bind(s.fd, s.local); err != nil && err != unix.EINVAL {
-		return "the socket was shut down", fmt.Errorf("cannot bind %s again: %w", s.bound, err)
+		return ShutDown, fmt.Errorf("cannot bind %s again: %w", s.bound, err)
 	}
 	if err := unix.Listen(s.fd, backlog()); err != nil {
-		return "the socket was shut down", fmt.Errorf("cannot listen on %s again: %w", s.name, err)
+		return ShutDown, fmt.Errorf("cannot listen on %s again: %w", s.name, err)
 	}
-	return "the socket was shut down", nil
+	return ShutDown, nil
 }
 
 // Replace puts a new socket in the place of a unix socket that was shut down, at
