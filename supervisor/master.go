@@ -385,7 +385,7 @@ func (m *Master) do(s *seat, former, successor *child, a action) {
 	case actRetire:
 		m.retire(former, m.reason())
 	case actKill:
-		former.detail = "it was waited for " + former.expected.String()
+		former.detail = "it was waited for " + m.expectedOf(former)
 		m.kill(former, causeStartTimeout)
 	case actWait:
 		if s.slot.fails > 1 {

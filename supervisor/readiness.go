@@ -59,6 +59,16 @@ func (x *expectation) String() string {
 	return string(x.rule.Kind)
 }
 
+// expectedOf is what a worker that is late was waited for, and why that cannot come
+// if it can be seen.
+func (m *Master) expectedOf(c *child) string {
+	text := c.expected.String()
+	if m.cfg.Program.External() && m.platform.see != nil && m.platform.see(c.pid, false, m.view()).listenless {
+		text += ", and has closed the listener (a program must keep the descriptors that it is given)"
+	}
+	return text
+}
+
 // over ends the looks.
 func (x *expectation) over() {
 	if x.cancel != nil {

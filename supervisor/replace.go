@@ -173,7 +173,7 @@ func (m *Master) overdue(s *seat, c *child) {
 		return
 	}
 	s.failure = fmt.Sprintf("worker %d was not ready within the start timeout of %s", c.id, limit)
-	c.detail = "it was waited for " + c.expected.String()
+	c.detail = "it was waited for " + m.expectedOf(c)
 	m.kill(c, causeStartTimeout)
 }
 
