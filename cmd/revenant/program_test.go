@@ -439,6 +439,20 @@ func TestStopSignalIsTheOneThatTheProgramKnows(t *testing.T) {
 	}
 }
 
+// The keeper outlives every setting, and is told those that concern it.
+func TestKeeperAsksWithTheStopSignalOfTheLastReload(t *testing.T) {
+	notes, path := filepath.Join(openDir(t), "notes"), configured(t, "workers = 1\n")
+	i := runActor(t, []string{"--config", path}, "note="+notes, "serve")
+	heard := func() string { text, _ := os.ReadFile(notes); return string(text) }
+	reconfigure(t, path, "workers = 1\nstop-signal = 'QUIT'\n")
+	if _, errs, code := client(i, t, "reload"); code != exitOK {
+		t.Fatal(errs)
+	}
+	awaitTrue(t, "the one from before hears what was said of it", func() bool { return heard() == "SIGTERM\n" })
+	killMaster(i, t, i.Await("settled", isReady))
+	awaitTrue(t, "the keeper asks with QUIT", func() bool { return heard() == "SIGTERM\nSIGQUIT\n" })
+}
+
 func TestOnlyProgramsWithPackageWorkerAreToldTheirShare(t *testing.T) {
 	shell, err := exec.LookPath("sh")
 	if err != nil {
