@@ -68,6 +68,7 @@ func init() {
 		"await":   actAwait,
 		"poll":    func(string) { actPoll(false) },
 		"select":  func(string) { actPoll(true) },
+		"strict":  func(string) { strict = true },
 		"say":     func(text string) { answer = text },
 		"serve":   actServe,
 		"note":    actNote,
@@ -174,6 +175,9 @@ func actDaemon(deeds string) {
 	}
 }
 
+// strict is set for one that ends when it cannot accept.
+var strict bool
+
 // quiet is set for a program that does not speak to its supervisor.
 var quiet bool
 
@@ -226,6 +230,10 @@ func actPoll(bySelect bool) {
 			_, _ = unix.Poll([]unix.PollFd{{Fd: 3, Events: unix.POLLIN}}, -1)
 		}
 		fd, _, err := unix.Accept(3)
+		if err != nil && err != unix.EAGAIN && strict {
+			fmt.Fprintln(os.Stderr, "cannot accept:", err)
+			os.Exit(68)
+		}
 		if err != nil {
 			time.Sleep(time.Millisecond) // of one that is shut down, poll returns at once
 			continue
