@@ -13,7 +13,7 @@ import (
 // tree is what was there at one moment.
 type tree struct {
 	files   map[string]stamp
-	folders map[string]bool
+	folders map[string]uint64 // their inodes
 }
 
 // stamp is by what a changed file is known.
@@ -41,14 +41,14 @@ func (t tree) changed(now tree) []string {
 
 // scan reads the whole tree.
 func (w *Watcher) scan() (tree, error) {
-	t := tree{files: map[string]stamp{}, folders: map[string]bool{}}
+	t := tree{files: map[string]stamp{}, folders: map[string]uint64{}}
 	for _, root := range w.config.Roots {
 		info, err := os.Stat(root)
 		switch {
 		case err == nil && !info.IsDir():
 			// Its folder is watched, for editors replace files and inotify follows the old one.
 			t.add(root)
-			t.folders[filepath.Dir(root)] = true
+			t.folders[filepath.Dir(root)] = inode(filepath.Dir(root))
 		case err == nil:
 			t.walk(root, rulesFor(root, w.config.Ignore))
 		case w.last.files == nil || !errors.Is(err, fs.ErrNotExist):
@@ -71,7 +71,7 @@ func (t *tree) walk(dir string, above *rules) {
 	if err != nil {
 		return
 	}
-	t.folders[dir] = true
+	t.folders[dir] = inode(dir)
 	r := above.in(dir)
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
@@ -91,9 +91,21 @@ func (t *tree) add(path string) {
 	if err != nil || !info.Mode().IsRegular() {
 		return
 	}
-	s := stamp{modified: info.ModTime().UnixNano(), size: info.Size()}
-	if system, is := info.Sys().(*syscall.Stat_t); is {
-		s.inode = system.Ino
+	t.files[path] = stamp{modified: info.ModTime().UnixNano(), size: info.Size(), inode: inodeOf(info)}
+}
+
+// inode is the number of a file or folder, 0 when it is gone.
+func inode(path string) uint64 {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0
 	}
-	t.files[path] = s
+	return inodeOf(info)
+}
+
+func inodeOf(info fs.FileInfo) uint64 {
+	if system, is := info.Sys().(*syscall.Stat_t); is {
+		return system.Ino
+	}
+	return 0
 }

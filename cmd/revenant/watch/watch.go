@@ -42,8 +42,8 @@ type Watcher struct {
 	how      string
 	last     tree
 	notify   *fsnotify.Watcher // nil when polling
-	watched  map[string]bool
-	happened chan struct{} // something did; holds one
+	watched  map[string]uint64 // folders, by what inode
+	happened chan struct{}     // something did; holds one
 }
 
 // New looks at the tree as it is: changes from now on are told.
@@ -58,7 +58,7 @@ func New(config Config) (*Watcher, error) {
 		}
 		config.Roots[i] = path
 	}
-	w := &Watcher{config: config, watched: map[string]bool{}, happened: make(chan struct{}, 1)}
+	w := &Watcher{config: config, watched: map[string]uint64{}, happened: make(chan struct{}, 1)}
 	if err := w.begin(); err != nil {
 		return nil, err
 	}
@@ -225,16 +225,21 @@ func (w *Watcher) look() (tree, error) {
 }
 
 // follow watches these folders and no others. It tells whether one of them was
-// not watched before.
-func (w *Watcher) follow(folders map[string]bool) (added bool, err error) {
-	for path := range w.watched {
-		if !folders[path] {
+// not watched before. A folder that was replaced by another one of its name is
+// another one: the kernel goes on watching the former, or has forgotten it.
+func (w *Watcher) follow(folders map[string]uint64) (added bool, err error) {
+	known := map[string]bool{}
+	for _, path := range w.notify.WatchList() {
+		known[path] = true
+	}
+	for path, number := range w.watched {
+		if now, is := folders[path]; !is || now != number || !known[path] {
 			_ = w.notify.Remove(path) // gone already, mostly
 			delete(w.watched, path)
 		}
 	}
-	for path := range folders {
-		if w.watched[path] {
+	for path, number := range folders {
+		if _, is := w.watched[path]; is {
 			continue
 		}
 		switch err := w.notify.Add(path); {
@@ -245,7 +250,7 @@ func (w *Watcher) follow(folders map[string]bool) (added bool, err error) {
 		case err != nil:
 			return false, fmt.Errorf("inotify refuses %s: %w", path, err)
 		}
-		w.watched[path], added = true, true
+		w.watched[path], added = number, true
 	}
 	return added, nil
 }

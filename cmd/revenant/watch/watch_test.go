@@ -65,6 +65,29 @@ func TestWhatIsNewDifferentOrGoneIsTold(t *testing.T) {
 	})
 }
 
+// As a checkout of another branch does, or a generator that begins with rm -r.
+func TestFolderThatWasReplacedByAnotherOneOfItsNameIsWatchedStill(t *testing.T) {
+	away := map[string]func(dir, elsewhere string) error{
+		"removed": func(dir, _ string) error { return os.RemoveAll(filepath.Join(dir, "a")) },
+		"moved": func(dir, elsewhere string) error {
+			return os.Rename(filepath.Join(dir, "a"), filepath.Join(elsewhere, "a"))
+		},
+	}
+	for how, away := range away {
+		t.Run(how, func(t *testing.T) {
+			inBothWays(t, map[string]string{"a/b/c": "1"}, func(t *testing.T, dir string, next func() []string) {
+				if err := away(dir, t.TempDir()); err != nil {
+					t.Fatal(err)
+				}
+				place(t, dir, map[string]string{"a/b/c": "22"})
+				expect(t, next(), "a/b/c")
+				place(t, dir, map[string]string{"a/b/c": "333"})
+				expect(t, next(), "a/b/c")
+			})
+		})
+	}
+}
+
 func TestNewFoldersAreWatchedToo(t *testing.T) {
 	inBothWays(t, map[string]string{"main.go": ""}, func(t *testing.T, dir string, next func() []string) {
 		place(t, dir, map[string]string{"a/b/c": ""})
