@@ -92,7 +92,7 @@ func become(args, environ []string) error {
 	}
 	if spec.Dir != "" {
 		if err := os.Chdir(spec.Dir); err != nil {
-			return fmt.Errorf("cannot enter the working directory %s: %w", spec.Dir, reason(err))
+			return fmt.Errorf("cannot enter the working directory %s: %w (it must be there, and open for this user)", spec.Dir, reason(err))
 		}
 	}
 	path := spec.Path

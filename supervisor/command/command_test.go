@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // The negative twin of the drop's own check: what was not given up is noticed.
@@ -52,6 +54,14 @@ func TestLimitIsReadInTheWordsOfSetrlimit(t *testing.T) {
 	for _, text := range []string{"", "nofile", "nofile=", "nofile=-1", "nofile=1KK", "nofile=9223372036854775807K", "files=1", "nofile=2:1", "nofile=1:"} {
 		if got, err := ParseLimit(text); err == nil || !strings.Contains(err.Error(), "(") {
 			t.Errorf("%q: %+v, %v; want an error with a remedy", text, got, err)
+		}
+	}
+}
+
+func TestWhatTheKernelSaysOfAnExecComesWithARemedy(t *testing.T) {
+	for _, err := range []error{unix.ENOENT, unix.EACCES, unix.ENOEXEC, unix.ETXTBSY, unix.EAGAIN, unix.E2BIG} {
+		if text := explain("/nonexistent/program", err).Error(); !strings.HasPrefix(text, "cannot execute /nonexistent/program: "+err.Error()+" (") {
+			t.Errorf("of %v is said: %s", err, text)
 		}
 	}
 }

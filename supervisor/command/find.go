@@ -86,6 +86,8 @@ func explain(path string, err error) error {
 		remedy = "a script needs a first line like #!/bin/sh; a binary must be made for this machine"
 	case errors.Is(err, unix.ETXTBSY):
 		remedy = "something is writing to it: move new versions into place"
+	case errors.Is(err, unix.EAGAIN):
+		remedy = "its user has more processes than the limit nproc allows: raise that"
 	case errors.Is(err, unix.E2BIG):
 		remedy = "arguments and environment are too long"
 	}
