@@ -323,6 +323,9 @@ func readOptions(s *settings) (o instanceOptions, err error) {
 	o.dir = instanceDir(s, o.name)
 	o.listen = listenAddresses(s, &err)
 	o.program = readProgram(s, &err, o.listen)
+	if limit := o.policy.StartTimeout; limit > 0 && o.program.Ready.Delay >= limit {
+		err = errors.Join(err, s.wrong("ready", s.one("ready"), fmt.Errorf("no worker would be ready within the start timeout of %v (shorten it, or raise --start-timeout)", limit)))
+	}
 	return o, inOrder(err)
 }
 

@@ -159,7 +159,7 @@ func parseList[T any](s *settings, err *error, name string, read func(string) (T
 
 // contractVariables are what a worker is told by us; nobody else may.
 var contractVariables = []string{
-	notify.SocketVariable, notify.FDsVariable, notify.NamesVariable, notify.PIDVariable,
+	notify.SocketVariable, notify.FDsVariable, notify.NamesVariable, notify.PIDVariable, notify.WatchdogVariable, notify.WatchdogPIDVariable,
 	notify.WorkerInstanceVariable, notify.WorkerVariable, notify.WorkerSlotVariable, notify.WorkerGenerationVariable,
 }
 
@@ -242,9 +242,10 @@ func readiness(text string) (r supervisor.Readiness, err error) {
 		return supervisor.Readiness{}, nil
 	case text == "notify" || text == "listen":
 		return r, nil
-	case r.Kind == supervisor.ReadyHTTP && strings.HasPrefix(detail, "/"):
-		r.Path = detail
-		return r, nil
+	case r.Kind == supervisor.ReadyHTTP:
+		if r.Path, err = httpPath(detail); err == nil {
+			return r, nil
+		}
 	case r.Kind == supervisor.ReadyDelay:
 		r.Delay, err = duration(detail)
 		return r, err

@@ -3,6 +3,7 @@ package command
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/user"
 	"slices"
@@ -25,6 +26,10 @@ type User struct {
 
 // ErrGroup is what LookUp says of a group that does not exist.
 var ErrGroup = errors.New("there is no such group (create it, or give a number)")
+
+// highestID is that of users and groups: to the kernel, the number above it means
+// "leave it as it is".
+const highestID = math.MaxUint32 - 1
 
 // LookUp finds a user and a group by name or number; either may be "". Without
 // a group it is the user's own, with his supplementary ones.
@@ -54,6 +59,9 @@ func (u *User) named(name string, hasGroup bool) error {
 	found, err := user.Lookup(name)
 	if number, isNumber := strconv.Atoi(name); err != nil && isNumber == nil && number >= 0 {
 		if found, err = user.LookupId(name); err != nil {
+			if number > highestID {
+				return fmt.Errorf("is no number of a user (give one below %d)", highestID+1)
+			}
 			if !hasGroup {
 				return errors.New("there is no user with this number (create one, or name a group too)")
 			}
@@ -83,7 +91,7 @@ func groupID(name string) (int, error) {
 	if g, err := user.LookupGroup(name); err == nil {
 		return strconv.Atoi(g.Gid)
 	}
-	if gid, err := strconv.Atoi(name); err == nil && gid >= 0 {
+	if gid, err := strconv.Atoi(name); err == nil && gid >= 0 && gid <= highestID {
 		return gid, nil
 	}
 	return 0, ErrGroup
