@@ -170,6 +170,34 @@ func TestWorkerOfAnotherUserMayOpenItsOutputAgain(t *testing.T) {
 	})
 }
 
+// flooding prints more than a master keeps, but for the first worker.
+const flooding = `echo hello
+[ "$REVENANT_WORKER" = 1 ] || { seq -f "a line that is as long as many others %.0f" 100000; echo "all of it"; }
+exec sleep 600`
+
+func TestReaderThatComesLateToTheNextMasterIsToldWhatItMissed(t *testing.T) {
+	i := supervisortest.Start(t, "--workers", "1", "--ready", "delay:10ms", "--", "sh", "-c", flooding)
+	logs := exec.Command(supervisortest.Binary(t), "logs", "-f", "--grep", "^hello|^all", "--runtime-dir", i.Dir, "--name", i.Name)
+	said := new(supervisortest.Log)
+	logs.Stdout, logs.Stderr = said, said
+	if err := logs.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = logs.Process.Kill(); _ = logs.Wait() })
+	awaitTrue(t, "the first line", func() bool { return strings.Contains(said.String(), " | hello\n") })
+	signalNow(t, logs.Process.Pid, unix.SIGSTOP)
+	killMaster(i, t, i.Now())
+	awaitTrue(t, "the last line", func() bool {
+		out, _, _ := client(i, t, "logs", "-n", "1", "--grep", "^all of it$")
+		return out != ""
+	})
+	signalNow(t, logs.Process.Pid, unix.SIGCONT)
+	awaitTrue(t, "the last line, followed", func() bool { return strings.HasSuffix(said.String(), " | all of it\n") })
+	if !strings.Contains(said.String(), " lines are missing here") {
+		t.Error("of 100,000 lines most have left the ring, and nobody says so")
+	}
+}
+
 // counting prints numbered lines, and goes on when it is asked to drain.
 const counting = `trap "" TERM
 while :; do

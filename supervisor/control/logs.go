@@ -21,6 +21,7 @@ type LogQuery struct {
 	Since  time.Time      // only what was printed after it
 	Grep   *regexp.Regexp // only what it matches
 	Follow bool           // and what will be printed
+	again  bool           // the former master was followed until it ended
 }
 
 // LogLine is a line as the socket tells it, or how many lines are missing.
@@ -68,12 +69,15 @@ func (q LogQuery) values() url.Values {
 	if q.Follow {
 		v.Set("follow", "1")
 	}
+	if q.again {
+		v.Set("again", "1")
+	}
 	return v
 }
 
 // readLogQuery is the other direction; nothing is needed.
 func readLogQuery(r *http.Request) (q LogQuery, err error) {
-	q.Newest, q.Follow = -1, r.FormValue("follow") != ""
+	q.Newest, q.Follow, q.again = -1, r.FormValue("follow") != "", r.FormValue("again") != ""
 	read := func(name string, into func(value string) error) {
 		if value := r.FormValue(name); value != "" && err == nil {
 			if e := into(value); e != nil {
@@ -92,12 +96,13 @@ func (q LogQuery) wants(l output.Line) bool {
 	return (q.Worker == 0 || l.Worker == q.Worker) && l.Time.After(q.Since) && (q.Grep == nil || q.Grep.Match(l.Text))
 }
 
-// past is what the ring has.
-func (q LogQuery) past(f *output.Follower) (lines []output.Line) {
+// past is what the ring has, and how many lines have left it that were wanted.
+func (q LogQuery) past(f *output.Follower) (lines []output.Line, lost uint64) {
 	for {
-		more, _ := f.Rest()
+		more, gone := f.Rest()
+		lost += gone
 		if len(more) == 0 {
-			return lines
+			return lines, lost
 		}
 		for _, l := range more {
 			if q.wants(l) {
@@ -123,7 +128,14 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	out := json.NewEncoder(w)
 	follower := s.master.Output().Follow()
-	for _, l := range q.past(follower) {
+	if q.again { // of what this master has, such a reader has nothing yet
+		follower = s.master.Output().FollowAll()
+	}
+	past, lost := q.past(follower)
+	if lost > 0 && out.Encode(LogLine{Time: time.Now(), Lost: lost}) != nil {
+		return
+	}
+	for _, l := range past {
 		if out.Encode(logLine(l)) != nil {
 			return
 		}
@@ -169,7 +181,7 @@ func (s *Server) followLogs(w http.ResponseWriter, r *http.Request, q LogQuery, 
 func (c *Client) Logs(ctx context.Context, q LogQuery, do func(LogLine) error) error {
 	return c.followed(ctx, q.Follow, func(again bool) error {
 		if again {
-			q.Newest = -1 // the next master has what this reader does not
+			q.Newest, q.again = -1, true // the next master has what this reader does not
 		}
 		return stream(ctx, c, "/v1/logs?"+q.values().Encode(), q.Follow, func(l LogLine) error {
 			if l.Lost == 0 {

@@ -89,6 +89,10 @@ func (r *Ring) Follow() *Follower {
 	return &Follower{ring: r, chunk: r.gone, read: r.before}
 }
 
+// FollowAll returns a reader that is told, before the oldest line of the ring, how
+// many have left it.
+func (r *Ring) FollowAll() *Follower { return &Follower{ring: r} }
+
 // Follower is one reader of a ring, for one goroutine. It holds nothing that
 // would have to be closed.
 type Follower struct {

@@ -113,6 +113,31 @@ func TestReadersLoseOrReadEachLineOnceWhileManyWrite(t *testing.T) {
 	}
 }
 
+func TestReaderOfAllIsToldWhatLeftTheRingBeforeItCame(t *testing.T) {
+	r := NewRing(2 * chunkSize)
+	for range 100 {
+		r.Add(Line{Text: make([]byte, 10_000)})
+	}
+	lines, lost := r.FollowAll().Rest()
+	if lost == 0 || lost+r.count() != 100 || len(lines) == 0 {
+		t.Errorf("of 100 lines %d are said to be lost; the ring has %d", lost, r.count())
+	}
+	if _, lost := r.Follow().Rest(); lost != 0 {
+		t.Errorf("one who wants what is there is told of %d lost lines", lost)
+	}
+}
+
+// count is how many lines there are.
+func (r *Ring) count() (n uint64) {
+	for f := r.Follow(); ; {
+		lines, _ := f.Rest()
+		if len(lines) == 0 {
+			return n
+		}
+		n += uint64(len(lines))
+	}
+}
+
 func TestFollowerEndsWithItsContext(t *testing.T) {
 	f := NewRing(0).Follow()
 	ctx, cancel := context.WithCancel(t.Context())
