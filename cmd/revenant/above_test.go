@@ -278,6 +278,27 @@ func TestSystemdSocketActivateStartsAnInstance(t *testing.T) {
 	}
 }
 
+func TestSocketFromAboveThatIsNotUsedIsNamed(t *testing.T) {
+	judge, err := exec.LookPath("systemd-socket-activate")
+	if err != nil {
+		t.Skip("SKIPPED, NOT TESTED: systemd-socket-activate is not installed (apt-get install systemd)")
+	}
+	dir, address := openDir(t), supervisortest.FreeAddress(t)
+	c := exec.Command(judge, "-l", address, "-E", "GORACE=atexit_sleep_ms=0", supervisortest.Binary(t), "run", "--runtime-dir", dir, "--name", "t", "--workers", "1", "--listen", "tcp://127.0.0.1:0")
+	said := new(supervisortest.Log)
+	c.Stderr = said
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Process.Kill(); _ = c.Wait() })
+	awaitTrue(t, "the warning, with the socket's address", func() bool {
+		if conn, err := net.Dial("tcp", address); err == nil { // the first connection starts it
+			_ = conn.Close()
+		}
+		return strings.Contains(said.String(), `"socket":"tcp://`+address+`"`)
+	})
+}
+
 func TestUnitFilesAreGoodForSystemd(t *testing.T) {
 	judge, err := exec.LookPath("systemd-analyze")
 	if err != nil {

@@ -216,7 +216,7 @@ func openSockets(o instanceOptions, stored []notify.NamedFile, log *slog.Logger)
 		sockets = append(sockets, s)
 	}
 	for _, s := range lent {
-		log.Warn("socket from above not used: no address of --listen names it", "socket", s.Bound())
+		log.Warn("socket from above not used: no address of --listen names it (add it, or leave --listen out)", "socket", s.Bound().String())
 	}
 	return sockets, nil
 }
