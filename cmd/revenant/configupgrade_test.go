@@ -29,6 +29,16 @@ func TestUpgradeReadsTheFileAnewAndACrashKeepsWhatItRead(t *testing.T) {
 	}
 }
 
+func TestUpgradeThatChangesNoSettingSaysNothingOfSettings(t *testing.T) {
+	i := supervisortest.Start(t, "--workers", "1")
+	upgraded(i, t)
+	signalNow(t, i.Command.Process.Pid, unix.SIGTERM)
+	i.Wait()
+	if log := i.Log(); strings.Contains(log, "setting differs") {
+		t.Errorf("the log says that a setting differs:\n%s", log)
+	}
+}
+
 func TestUpgradeWithAWrongFileIsRefusedAndNothingIsTouched(t *testing.T) {
 	path := configured(t, "workers = 1\n")
 	i := supervisortest.Start(t, "--config", path)

@@ -16,7 +16,7 @@ import (
 type rereader struct {
 	in       inheritance
 	inForce  instanceOptions
-	workers  int
+	workers  int              // in force, 0 when this process has started none yet
 	token    notify.NamedFile // in force, FD -1 when this process did not make it
 	read     *reading         // what reread returned last
 	unkept   bool             // the keeper does not have yet what is in force
@@ -80,7 +80,7 @@ func (r *rereader) reread() (supervisor.Settings, []string, error) {
 	r.read = next
 	host := cgroup.Self()
 	result, why := masterSettings(next.options, host.CPUs(), host.Memory())
-	if next.workers = result.Workers; next.workers != r.workers && !differ(old, s, "workers") {
+	if next.workers = result.Workers; r.workers != 0 && next.workers != r.workers && !differ(old, s, "workers") {
 		changes = append(changes, fmt.Sprintf("workers: %d -> %d (%s)", r.workers, next.workers, why))
 	}
 	return result, changes, nil
