@@ -66,6 +66,7 @@ func TestPeopleReadWhoSaidWhat(t *testing.T) {
 		"\x1b]0;title\x07\rx\x00": `\x1b]0;title\x07\rx\x00`,
 		"\xffü":                   "\uFFFDü",
 		"a\u202eb\u0085":          `a\u202eb\x85`,
+		"a\u061cb\u200f":          `a\u061cb\u200f`,
 		`{"level":"info","msg":"slow request","time":"x","path":"/a b","ms":18.50,"list":[1],"none":null}`: `INFO slow request list=[1] ms=18.50 none=null path="/a b"`,
 		`{"message":"m` + "\u009b" + `","severity":"warning"}`:                                             `WARNING m\x9b`,
 		`{"a":1}`:          `{"a":1}`,
