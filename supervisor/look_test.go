@@ -156,8 +156,10 @@ func TestIdleWorkerNeglectsAQueueOnlyWhenItHasNoOtherDuty(t *testing.T) {
 		"how it waits does not show":                  {seen: seen{work: &work{}}, hidden: true, want: true},
 		"nor at which of the listeners":               {seen: seen{work: &work{}}, hidden: true, several: true},
 		"it serves another listener":                  {seen: seen{waits: true, elsewhere: map[string]bool{"a": true}}},
-		"it waits for somebody else, a client for it": {seen: seen{work: &work{busy: true}}},
-		"it cannot be seen":                           {},
+		"it waits for somebody else, a client for it": {seen: seen{work: &work{busy: true}}, want: true},
+		"of several listeners it may serve another":   {seen: seen{work: &work{busy: true}}, several: true},
+		"it cannot be seen":                           {want: true},
+		"nor which listener it serves":                {several: true},
 		"it speaks for itself":                        {seen: seen{work: &work{}}, owes: "it did not say WATCHDOG=1"},
 	} {
 		if why := (&child{life: life{owes: c.owes}}).neglects(c.seen, stuck, !c.hidden, c.several); (why != "") != c.want {

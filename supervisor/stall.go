@@ -81,14 +81,13 @@ func (m *Master) stuck(waiting map[string][]string, looked, now time.Time) map[s
 }
 
 // neglects says what a worker leaves undone that slept all the time: connections
-// wait, and it waits neither for others nor, for a client, for somebody else.
+// wait at a listener that it serves. Whether it sleeps for a client's sake is no
+// excuse: nobody has finished anything for an interval, and nobody is served.
 func (c *child) neglects(s seen, stuck map[string]string, shows, several bool) string {
 	switch {
 	case c.life.owes != "": // it speaks for itself
 		return ""
-	case !s.waits && (s.work == nil || s.work.busy):
-		return ""
-	case !shows && several: // which of them it serves is not to be seen
+	case several && (!shows || !s.waits && (s.work == nil || s.work.busy)): // which of them it serves is not to be seen
 		return ""
 	}
 	for name, what := range stuck {

@@ -164,13 +164,21 @@ func TestProgramThatWorksIsNotTakenForHung(t *testing.T) {
 	}
 }
 
-// More twins: a queue does not move, and it is not for want of life.
-func TestIdleProgramIsNotTakenForHungByAQueueThatItCannotServe(t *testing.T) {
+// Whatever they sleep for: everybody has a client, and nobody takes the next.
+func TestProgramsThatSleepForTheirClientsWhileConnectionsWaitAreFound(t *testing.T) {
+	i := runSingleThreaded(t)
+	events := i.Follow()
+	sends(t, i, "/wait")
+	sends(t, i, "/wait")
+	sends(t, i, "/")
+	foundInTime(t, i, events, "1 connections wait on tcp://127.0.0.1:0 and nobody took one for 2s, and it used no CPU meanwhile")
+}
+
+// The twin: a queue does not move, and it is one that the program does not serve.
+func TestIdleProgramIsNotTakenForHungByAQueueThatItDoesNotServe(t *testing.T) {
 	unserved := filepath.Join(t.TempDir(), "unserved")
-	waits, partly := runSingleThreaded(t), runSingleThreaded(t, "--listen=tcp://127.0.0.1:0", "--listen=unix:"+unserved)
-	for range 2 + 1 { // one more than there are workers, who wait for a slow database
-		sends(t, waits, "/wait")
-	}
+	i := runSingleThreaded(t, "--listen=tcp://127.0.0.1:0", "--listen=unix:"+unserved)
+	sends(t, i, "/wait")
 	c, err := net.Dial("unix", unserved)
 	if err != nil {
 		t.Fatal(err)
@@ -178,8 +186,7 @@ func TestIdleProgramIsNotTakenForHungByAQueueThatItCannotServe(t *testing.T) {
 	defer c.Close()
 	later := time.Now().Add(5 * standstillInterval / 2)
 	awaitTrue(t, "two intervals and a half pass", func() bool { time.Sleep(50 * time.Millisecond); return time.Now().After(later) })
-	noneHung(t, waits)
-	noneHung(t, partly)
+	noneHung(t, i)
 }
 
 // keepBusy has more clients than workers ask for something that takes time, until a

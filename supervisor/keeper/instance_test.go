@@ -19,7 +19,7 @@ import (
 )
 
 // patience is how long a test waits for anything.
-const patience = 30 * time.Second
+const patience = 90 * time.Second
 
 var serial atomic.Int64
 
