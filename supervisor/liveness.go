@@ -155,7 +155,7 @@ func (m *Master) keepWatch(now time.Time) {
 		if !c.watched() {
 			continue
 		}
-		if why := c.silent(now); why != "" {
+		if why := c.silent(now, m.vigil.answers); why != "" {
 			m.hung(c, why)
 		} else if all {
 			m.askAlive(c)
@@ -167,14 +167,15 @@ func (m *Master) keepWatch(now time.Time) {
 	m.lookAt(all)
 }
 
-// silent says what a worker did not say for its interval.
-func (c *child) silent(now time.Time) string {
+// silent says what a worker did not say for its interval; not to answer a probe
+// counts when the program does answer it.
+func (c *child) silent(now time.Time, answers bool) string {
 	l := &c.life
 	passed := func(since time.Time) bool { return !since.IsZero() && now.Sub(since) >= l.interval }
 	switch {
 	case l.owes != "" && passed(l.beat):
 		return fmt.Sprintf("%s for %v", l.owes, l.interval)
-	case passed(l.debt.since):
+	case answers && passed(l.debt.since):
 		return fmt.Sprintf("%s for %v", l.debt.what, l.interval)
 	case l.debt.bad.lasted() >= l.interval:
 		return fmt.Sprintf("%s for %v", l.debt.bad.what, l.interval)

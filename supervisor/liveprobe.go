@@ -210,14 +210,14 @@ func holders(sockets map[uint64]net.Conn, pids map[uint64]int) map[uint64]uint64
 // owesAnswer begins a debt.
 func (m *Master) owesAnswer(worker uint64, path string) {
 	if c := m.children[worker]; c != nil {
-		c.life.debt.accepted(time.Now(), m.vigil.answers, path)
+		c.life.debt.accepted(time.Now(), path)
 	}
 }
 
-func (d *debt) accepted(now time.Time, counts bool, path string) {
+func (d *debt) accepted(now time.Time, path string) {
 	d.asked = now
 	d.open++
-	if counts && d.since.IsZero() {
+	if d.since.IsZero() {
 		d.since, d.what = now, "it did not answer GET "+path
 	}
 }

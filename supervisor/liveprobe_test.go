@@ -43,14 +43,14 @@ func TestWorkerIsNotTakenForHungByOneBadAnswer(t *testing.T) {
 				now := began.Add(at * time.Second)
 				for _, p := range c.probes {
 					if p.accepted == at {
-						w.life.debt.accepted(now, true, "/")
+						w.life.debt.accepted(now, "/")
 					}
 					if p.ended == at && at > 0 {
 						w.life.debt.ended(now, interval, true, "/", p.err)
 					}
 				}
 			}
-			if why := w.silent(began.Add(19 * time.Second)); (why != "") != c.hung {
+			if why := w.silent(began.Add(19 * time.Second), true); (why != "") != c.hung {
 				t.Errorf("hung: %q", why)
 			}
 		})
