@@ -66,8 +66,8 @@ func liveness(ctx context.Context, args []string) (v verdict, err error) {
 	return v, v.findStopped(ctx, patients, interval)
 }
 
-// patients are two instances: one whose workers answer the master, and one whose
-// program knows nothing of us.
+// patients are three instances: one whose workers answer the master, one whose
+// program knows nothing of us, and one of a single thread that is probed, too.
 func (s *scene) patients(ctx context.Context, interval time.Duration) ([]patient, error) {
 	ours, err := s.start(ctx, "--liveness", interval.String())
 	if err != nil {
@@ -77,12 +77,23 @@ func (s *scene) patients(ctx context.Context, interval time.Duration) ([]patient
 	if err != nil {
 		return nil, err
 	}
-	// Of several options the last one counts.
-	other, otherWatch, err := examples[0].start(ctx, s, "--liveness", interval.String())
-	if err != nil {
-		return nil, err
+	patients := []patient{{"workers of package worker", ours, watch}}
+	for _, e := range examples {
+		flags, name := []string{"--liveness", interval.String()}, "workers that know nothing of us" // of several options the last one counts
+		switch e.name {
+		case "nethttp":
+		case "node":
+			flags, name = append(flags, "--liveness-probe", "http:/"), "workers of Node that are probed"
+		default:
+			continue
+		}
+		i, watch, err := e.start(ctx, s, flags...)
+		if err != nil {
+			return nil, err
+		}
+		patients = append(patients, patient{name, i, watch})
 	}
-	return []patient{{"workers of package worker", ours, watch}, {"workers that know nothing of us", other, otherWatch}}, nil
+	return patients, nil
 }
 
 // watchOver holds the instances to it that no worker ends while something goes on.
