@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -30,6 +31,15 @@ func (f *front) workers() []int {
 	return pids
 }
 
+// begun waits until nginx, which listens before it has any, has all its workers: one
+// for each processor, as production.conf says.
+func (f *front) begun(t *testing.T) []int {
+	t.Helper()
+	online := must(strconv.Atoi(strings.TrimSpace(string(must(exec.Command("getconf", "_NPROCESSORS_ONLN").Output())))))
+	eventually(t, 10*time.Second, "nginx has its workers", func() bool { return len(f.workers()) == online })
+	return f.workers()
+}
+
 // files reads the whole site.
 func (f *front) files() map[string]string {
 	all := map[string]string{}
@@ -49,7 +59,7 @@ func (f *front) down(t *testing.T, n int) map[string][]byte {
 func TestChangedFilesAreInForceWhenChangeReturns(t *testing.T) {
 	a, b, ports := twoInstances(t)
 	f := startFront(t, "production.conf", ports)
-	before := f.workers()
+	before := f.begun(t)
 	for n, other := range []*backend{b, a} {
 		up := f.files()["servers.conf"]
 		changed, err := f.site().Change(t.Context(), f.down(t, n))
@@ -80,7 +90,7 @@ func TestChangedFilesAreInForceWhenChangeReturns(t *testing.T) {
 func TestFilesThatDoNotDifferReloadNothing(t *testing.T) {
 	_, _, ports := twoInstances(t)
 	f := startFront(t, "production.conf", ports)
-	before := f.workers()
+	before := f.begun(t)
 	same := map[string][]byte{}
 	for name, text := range f.files() {
 		same[name] = []byte(text)
@@ -96,7 +106,7 @@ func TestFilesThatDoNotDifferReloadNothing(t *testing.T) {
 func TestRefusedFilesAreTakenBackAndNginxGoesOn(t *testing.T) {
 	a, _, ports := twoInstances(t)
 	f := startFront(t, "production.conf", ports)
-	before, files := f.workers(), f.files()
+	before, files := f.begun(t), f.files()
 	for _, text := range []string{"server nonsense nonsense;\n", "}\n", "server 127.0.0.1:1 max_fails=zero;\n"} {
 		changed, err := f.site().Change(t.Context(), map[string][]byte{"servers.conf": []byte(text), "standby.conf": []byte("# none\n")})
 		if changed || err == nil || !strings.Contains(err.Error(), "[emerg]") || !strings.Contains(err.Error(), "servers.conf") {
@@ -119,7 +129,7 @@ func TestRefusedFilesAreTakenBackAndNginxGoesOn(t *testing.T) {
 func TestReloadThatFailsPutsTheFilesBack(t *testing.T) {
 	_, _, ports := twoInstances(t)
 	f := startFront(t, "production.conf", ports)
-	before, names := f.workers(), f.files()["names.conf"]
+	before, names := f.begun(t), f.files()["names.conf"]
 	taken := startBackend(t, "c")
 	s := f.site()
 	s.Running = &unchecked{s.Running.(*Process)}
