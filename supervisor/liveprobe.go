@@ -53,21 +53,20 @@ const (
 	mostProbes = 8
 )
 
-// sendProbes sends as many probes as there are workers that took none for a quarter
-// of the interval. Chance decides who gets them.
+// sendProbes sends probes when a worker took none for a quarter of the interval, or
+// answered badly. Chance decides who gets them; that all get one is likely when there
+// are as many as workers.
 func (m *Master) sendProbes(now time.Time) {
-	pids, missed := map[uint64]int{}, 0
+	pids, wanted := map[uint64]int{}, false
 	for id, c := range m.children {
 		c.life.debt.probed = m.cfg.LivenessProbe != ""
 		if !c.life.debt.probed || !c.watched() || c.door >= 0 {
 			continue
 		}
 		pids[id] = c.pid
-		if now.Sub(c.life.debt.asked) > c.life.interval/4 {
-			missed++
-		}
+		wanted = wanted || now.Sub(c.life.debt.asked) > c.life.interval/4 || !c.life.debt.bad.first.IsZero()
 	}
-	if n := min(missed, mostProbes, len(pids)-m.vigil.probes); n > 0 && len(m.cfg.Sockets) > 0 {
+	if n := min(mostProbes, len(pids)-m.vigil.probes); wanted && n > 0 && len(m.cfg.Sockets) > 0 {
 		m.sendRound(n, pids)
 	}
 }
