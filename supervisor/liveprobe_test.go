@@ -50,7 +50,7 @@ func TestWorkerIsNotTakenForHungByOneBadAnswer(t *testing.T) {
 					}
 				}
 			}
-			if why := w.silent(began.Add(19 * time.Second), true); (why != "") != c.hung {
+			if why := w.silent(began.Add(19*time.Second), true); (why != "") != c.hung {
 				t.Errorf("hung: %q", why)
 			}
 		})
