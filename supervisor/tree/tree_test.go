@@ -2,11 +2,13 @@ package tree
 
 import (
 	"bufio"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,7 +32,14 @@ func init() {
 }
 
 func TestMain(m *testing.M) {
-	if role := os.Getenv(roleVariable); role != "" {
+	switch role := os.Getenv(roleVariable); role {
+	case "":
+	case "confined":
+		pid, _ := strconv.Atoi(os.Args[1])
+		inode, _ := strconv.ParseUint(os.Args[2], 10, 64)
+		actConfined(pid, inode)
+		return
+	default:
 		act(role)
 		return
 	}
@@ -302,4 +311,40 @@ func TestSocketsOfAProcessAreListed(t *testing.T) {
 	if err != nil || !slices.Contains(found, inode) {
 		t.Errorf("%d is not among %v, %v", inode, found, err)
 	}
+}
+
+// A container's default filter of system calls lets a process be looked at by /proc
+// alone (Docker refuses process_vm_readv without CAP_SYS_PTRACE).
+func TestProcessThatPollsIsSeenWhereProcessVmReadvIsRefused(t *testing.T) {
+	for _, role := range []string{"poll", "select"} {
+		socket, inode := listener(t)
+		pid := start(t, role, socket)
+		await(t, "it waits", func() bool { waits, _ := Waiting(pid, []uint64{inode}); return waits })
+		c := exec.Command("/proc/self/exe", strconv.Itoa(pid), strconv.FormatUint(inode, 10))
+		c.Env = append(os.Environ(), roleVariable+"=confined", "GORACE=atexit_sleep_ms=0")
+		if out, err := c.CombinedOutput(); err != nil || string(out) != "operation not permitted; true <nil>\n" {
+			t.Errorf("%s: under the filter it says %q, %v", role, out, err)
+		}
+	}
+}
+
+// actConfined looks at a process when the filter is in place, and proves that it is.
+func actConfined(pid int, inode uint64) {
+	runtime.LockOSThread()
+	program := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}, // the number of the call
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_PROCESS_VM_READV, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	filter := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		panic(err)
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&filter))); errno != 0 {
+		panic(errno)
+	}
+	_, refused := unix.ProcessVMReadv(os.Getpid(), nil, nil, 0)
+	waits, err := Waiting(pid, []uint64{inode})
+	fmt.Println(refused.Error()+";", waits, err)
 }

@@ -57,8 +57,8 @@ func processWaits(pid int, sockets []uint64, now bool) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if sleeping.takes(pid, open, watching) {
-			return true, nil
+		if takes, err := sleeping.takes(pid, open, watching); takes || err != nil {
+			return takes, err
 		}
 	}
 	return false, nil
@@ -126,18 +126,18 @@ func callOf(pid, task int) (call, error) {
 
 // takes tells whether it ends when a connection comes to one of the open
 // descriptors, or to an epoll instance that watches them.
-func (c call) takes(pid int, open, watching map[int]bool) bool {
+func (c call) takes(pid int, open, watching map[int]bool) (bool, error) {
 	switch c.number {
 	case unix.SYS_ACCEPT, unix.SYS_ACCEPT4:
-		return open[int(c.args[0])]
+		return open[int(c.args[0])], nil
 	case unix.SYS_EPOLL_PWAIT, unix.SYS_EPOLL_PWAIT2, oldEpoll:
-		return watching[int(c.args[0])]
+		return watching[int(c.args[0])], nil
 	case unix.SYS_PPOLL, oldPoll:
 		return inPoll(pid, c.args[0], c.args[1], open)
 	case unix.SYS_PSELECT6, oldSelect:
 		return inSelect(pid, c.args[0], c.args[1], open)
 	}
-	return false
+	return false, nil
 }
 
 // deadlocked tells whether only another thread of the same process, or the end of
@@ -194,45 +194,47 @@ const (
 )
 
 // inPoll reads an array of struct pollfd: int fd, short events, short revents.
-func inPoll(pid int, address, count uint64, open map[int]bool) bool {
+func inPoll(pid int, address, count uint64, open map[int]bool) (bool, error) {
 	const size = int(unsafe.Sizeof(unix.PollFd{}))
-	memory := read(pid, address, int(min(count, mostPolled))*size)
+	memory, err := read(pid, address, int(min(count, mostPolled))*size)
 	for ; len(memory) >= size; memory = memory[size:] {
 		fd := int(int32(binary.NativeEndian.Uint32(memory)))
 		if binary.NativeEndian.Uint16(memory[4:])&unix.POLLIN != 0 && open[fd] {
-			return true
+			return true, nil
 		}
 	}
-	return false
+	return false, err
 }
 
 // inSelect reads a set of bits, in longs of the machine's byte order.
-func inSelect(pid int, count, address uint64, open map[int]bool) bool {
+func inSelect(pid int, count, address uint64, open map[int]bool) (bool, error) {
 	const long = 64
 	n := int(min(count, mostSelected))
-	memory := read(pid, address, (n+long-1)/long*long/8)
+	memory, err := read(pid, address, (n+long-1)/long*long/8)
 	for i := 0; len(memory) >= long/8; i, memory = i+long, memory[long/8:] {
 		bits := binary.NativeEndian.Uint64(memory)
 		for b := range long {
 			if bits>>b&1 != 0 && open[i+b] {
-				return true
+				return true, nil
 			}
 		}
 	}
-	return false
+	return false, err
 }
 
-// read copies memory of another process; what cannot be read is nothing.
-func read(pid int, address uint64, size int) []byte {
+// read copies memory of another process. It does so by /proc, because containers
+// often refuse process_vm_readv(2). What is not there, or of a process that has
+// gone, is nothing and no error.
+func read(pid int, address uint64, size int) ([]byte, error) {
 	if address == 0 || size <= 0 {
-		return nil
+		return nil, nil
 	}
-	memory := make([]byte, size)
-	local := []unix.Iovec{{Base: &memory[0]}}
-	local[0].SetLen(size)
-	n, err := unix.ProcessVMReadv(pid, local, []unix.RemoteIovec{{Base: uintptr(address), Len: size}}, 0)
+	f, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
 	if err != nil {
-		return nil
+		return nil, ignoreGone(err)
 	}
-	return memory[:n]
+	defer f.Close()
+	memory := make([]byte, size)
+	n, err := f.ReadAt(memory, int64(address))
+	return memory[:n], ignoreGone(err)
 }
