@@ -56,13 +56,23 @@ func (k *keeper) tellEnd(m notify.Message, now time.Time) {
 
 // collect reaps one child that is no master, if it is dead.
 func (k *keeper) collect(pid int, now time.Time) bool {
-	began := beganOf(pid)
-	var status syscall.WaitStatus
-	if got, err := syscall.Wait4(pid, &status, syscall.WNOHANG, nil); err != nil || got != pid {
-		return false
+	status, began, ok := k.take(pid)
+	if ok {
+		k.buried(pid, began, status, now)
 	}
-	k.buried(pid, began, status, now)
-	return true
+	return ok
+}
+
+// take reaps one child, if it is dead, and says when it began.
+func (k *keeper) take(pid int) (status syscall.WaitStatus, began uint64, ok bool) {
+	began = beganOf(pid)
+	if got, err := syscall.Wait4(pid, &status, syscall.WNOHANG, nil); err != nil || got != pid {
+		return 0, 0, false // interrupted, too
+	}
+	if !k.leaveAt.IsZero() && status.Signaled() && status.Signal() == syscall.SIGKILL {
+		k.cut++
+	}
+	return status, began, true
 }
 
 // nextDead is a child that is dead and not reaped, 0 when there is none; the error is ECHILD when there

@@ -33,13 +33,9 @@ func (k *keeper) reap(now time.Time) {
 		if err != nil || pid <= 0 {
 			break
 		}
-		began := beganOf(pid)
-		var status syscall.WaitStatus
-		if got, err := syscall.Wait4(pid, &status, syscall.WNOHANG, nil); err != nil || got != pid {
-			continue // interrupted
-		}
-		if !k.leaveAt.IsZero() && status.Signaled() && status.Signal() == syscall.SIGKILL {
-			k.cut++
+		status, began, ok := k.take(pid)
+		if !ok {
+			continue
 		}
 		if pid == k.master.pid {
 			k.exited(status, now)
